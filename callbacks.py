@@ -1,0 +1,70 @@
+"""What a training run leaves behind besides weights: metrics.jsonl while it goes on, loss.png at its end."""
+
+import json
+import os
+from pathlib import Path
+
+from paddlenlp.trainer import TrainerCallback
+
+METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
+
+
+class MetricsFile(TrainerCallback):
+    """Appends one JSON object per log entry to output_dir/metrics.jsonl, and draws output_dir/loss.png at the end."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Drop what an earlier run logged past the step that this one starts from."""
+        if not state.is_world_process_zero:
+            return
+        path = Path(args.output_dir) / METRICS_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [entry for entry in read_metrics(path) if entry["step"] <= state.global_step]
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf8")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Append the entry."""
+        if not state.is_world_process_zero or not os.path.isdir(args.output_dir):
+            return
+        with open(Path(args.output_dir) / METRICS_FILE, "a", encoding="utf8") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}, default=float) + "\n")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Draw the curves."""
+        if state.is_world_process_zero:
+            plot(read_metrics(Path(args.output_dir) / METRICS_FILE), Path(args.output_dir) / PLOT_FILE)
+
+
+def read_metrics(path):
+    """Entries of a metrics.jsonl, those whole lines that there are."""
+    if not Path(path).exists():
+        return []
+    entries = []
+    for line in Path(path).read_text(encoding="utf8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:  # the last line of a run that was killed while writing it
+            continue
+    return entries
+
+
+def plot(entries, path):
+    """Draw training and evaluation loss over optimizer steps, and the learning rate below, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (top, bottom) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 6), height_ratios=(3, 1))
+    curves = ((top, "loss", "training loss", "-"), (top, "eval_loss", "evaluation loss", "o-"))
+    for axes, name, label, style in (*curves, (bottom, "learning_rate", "learning rate", "-")):
+        points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label)
+            axes.legend()
+        axes.grid(alpha=0.3)
+    top.set_ylabel("loss per target token (nats)")
+    bottom.set_ylabel("learning rate")
+    bottom.set_xlabel("optimizer step")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

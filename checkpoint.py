@@ -1,0 +1,185 @@
+"""Model directories: where they are, reading them whole and checked, writing them."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+import builtin_model
+from errors import UserError
+from tokenization import Tokenizer
+
+PUBLISHED = ("THUDM/glm-large-chinese", "THUDM/glm-10b-chinese")
+CONFIG_FILE = "config.json"
+SAFETENSORS, PDPARAMS, PYTORCH = "model.safetensors", "model_state.pdparams", "pytorch_model.bin"
+TRANSPOSED = re.compile(r"\.(query_key_value|attention\.dense|dense_h_to_4h|dense_4h_to_h)\.weight$")
+
+
+class ModelError(UserError):
+    """A model cannot be found or read; the message says what and where, in one line."""
+
+
+def resolve(name_or_path):
+    """Directory of a model: a directory as it is, the built-in model built, a published one downloaded by paddlenlp."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if str(name_or_path) == builtin_model.NAME:
+        return builtin_model.build()
+    if str(name_or_path) in PUBLISHED:
+        return download(str(name_or_path))
+    names = ", ".join((builtin_model.NAME, *PUBLISHED))
+    raise ModelError(f"{name_or_path}: no such directory, and no known model name ({names})")
+
+
+def download(name):
+    """Fetch a published model through paddlenlp's cache and return its directory."""
+    from paddlenlp.transformers import GLMChineseTokenizer, GLMConfig, GLMForConditionalGeneration
+    from paddlenlp.utils.env import MODEL_HOME
+
+    try:
+        GLMConfig.from_pretrained(name)
+        GLMChineseTokenizer.from_pretrained(name)
+        GLMForConditionalGeneration.from_pretrained(name)
+    except Exception as error:
+        raise ModelError(
+            f"{name} could not be downloaded ({type(error).__name__}): check the network, or download it elsewhere and "
+            f"give its directory; {builtin_model.NAME} needs no network"
+        ) from None
+    return Path(MODEL_HOME) / name
+
+
+def load_tokenizer(name_or_path):
+    """Tokenizer of a model, which is found as resolve() does."""
+    return Tokenizer(resolve(name_or_path))
+
+
+def load_model(name_or_path, dtype="float32"):
+    """Load a model, whole, with every name and shape checked.
+
+    name_or_path: as for resolve(). The directory holds config.json and model.safetensors, model_state.pdparams or
+    pytorch_model.bin, with linear layers as paddle has them ([in, out]) or as PyTorch has them ([out, in]).
+    Returns a modeling.GLMForConditionalGeneration in evaluation mode. Raises ModelError.
+    """
+    import paddle
+
+    from modeling import GLMForConditionalGeneration
+
+    directory = resolve(name_or_path)
+    config = load_config(directory)
+    config.dtype = dtype
+    default_dtype = paddle.get_default_dtype()
+    paddle.set_default_dtype(dtype)
+    try:
+        model = GLMForConditionalGeneration(config)
+    finally:
+        paddle.set_default_dtype(default_dtype)
+    load_weights(model, directory)
+    model.eval()
+    return model
+
+
+def load_config(directory):
+    """GLMConfig of a model directory. Raises ModelError if there is none or it is another model's."""
+    from paddlenlp.transformers import GLMConfig
+
+    path = Path(directory) / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise ModelError(f"{directory}: no {CONFIG_FILE} there; it is no model directory") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})") from None
+    if content.get("model_type", "glm") != "glm":
+        raise ModelError(f"{path}: model_type is {content['model_type']!r}; only GLM models can be used")
+    content.update(output_predict=True, tensor_parallel_degree=1, tensor_parallel_rank=0)
+    return GLMConfig(**{name: value for name, value in content.items() if name != "paddlenlp_version"})
+
+
+def stored_dtype(directory):
+    """dtype that a model directory's config.json records for its weights: "float16", or "float32"."""
+    recorded = load_config(directory).dtype
+    return "float16" if recorded == "float16" else "float32"
+
+
+def read_weights(directory):
+    """Weights of a model directory by name, numpy arrays, in paddle's layout. Raises ModelError."""
+    directory = Path(directory)
+    readers = ((SAFETENSORS, read_safetensors), (PDPARAMS, read_pdparams), (PYTORCH, read_pytorch))
+    for name, read in readers:
+        if (directory / name).is_file():
+            try:
+                return to_paddle_layout(read(directory / name))
+            except ModelError:
+                raise
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise ModelError(f"{directory / name}: cannot be read ({reason}); is the file whole?") from None
+    if list(directory.glob("model_state.tp*.pdparams")):
+        raise ModelError(f"{directory}: holds tensor-parallel shards, which have to be merged into one file first")
+    raise ModelError(f"{directory}: no weights there ({', '.join(name for name, _ in readers)})")
+
+
+def read_safetensors(path):
+    """Arrays of a .safetensors file, by name."""
+    from safetensors.numpy import load_file
+
+    return load_file(str(path))
+
+
+def read_pdparams(path):
+    """Arrays of a .pdparams file, by name."""
+    import paddle
+
+    content = paddle.load(str(path), return_numpy=True)
+    return {name: array for name, array in content.items() if isinstance(array, np.ndarray)}
+
+
+def read_pytorch(path):
+    """Arrays of a pytorch_model.bin, by name."""
+    from paddlenlp.utils.serialization import load_torch
+
+    return {name: np.asarray(array) for name, array in load_torch(str(path)).items()}
+
+
+def to_paddle_layout(weights):
+    """Weights with linear layers as [in, out]; which layout they have is told by the shape of query_key_value."""
+    fused = next((name for name in weights if name.endswith("query_key_value.weight")), None)
+    if fused is None or weights[fused].shape[0] < weights[fused].shape[1]:
+        return weights
+    return {name: array.T if TRANSPOSED.search(name) else array for name, array in weights.items()}
+
+
+def load_weights(model, directory):
+    """Replace a model's weights by those of a directory. Raises ModelError."""
+    assign(model, read_weights(directory), directory)
+
+
+def assign(model, weights, directory):
+    """Copy weights (numpy, by name) into a model. Raises ModelError on the first missing, unknown or misshapen one."""
+    parameters = dict(model.named_parameters())
+    missing = sorted(parameters.keys() - weights.keys())
+    unknown = sorted(weights.keys() - parameters.keys())
+    if missing or unknown:
+        kind, names = ("lacks", missing) if missing else ("has an unknown", unknown)
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ModelError(f"{directory}: the checkpoint {kind} {names[0]}{more}; config.json and weights do not match")
+    for name, parameter in parameters.items():
+        array = weights[name]
+        if list(array.shape) != parameter.shape:
+            raise ModelError(f"{directory}: {name} is {list(array.shape)}, but config.json asks for {parameter.shape}")
+        parameter.set_value(np.ascontiguousarray(array).astype(str(parameter.dtype).split(".")[-1]))
+
+
+def save_model(model, tokenizer, directory):
+    """Write weights (safetensors, paddle's layout), config and tokenizer; stock paddlenlp reads the directory."""
+    from safetensors.numpy import save_file
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    save_file(weights, str(directory / SAFETENSORS), metadata={"format": "np"})
+    model.config.architectures = ["GLMForConditionalGeneration"]
+    (directory / CONFIG_FILE).write_text(model.config.to_json_string(), encoding="utf8")
+    tokenizer.save(directory)

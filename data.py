@@ -1,0 +1,302 @@
+"""From records to batches: template → Example → token ids → numpy arrays. Imports numpy, never paddle.
+
+A row is laid out as GLM was trained (arXiv:2103.10360, section 2.1):
+
+    source      [CLS] text [gMASK] <|endoftext|>
+    target      <|startofpiece|> y1 … yn             labels: y1 … yn <|endofpiece|>
+    positions   row 0: 0 … S-1, then the index of [gMASK], n + 1 times; row 1: 0 … 0, then 1 … n + 1
+
+A tokenizer is anything with cls_id, mask_id, eos_id, sop_id, eop_id and encode(text) -> list of ids.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from records import JSON_SUFFIXES, DataError, Fields, ReadReport, is_pair, iter_records, iter_texts
+from truncation import fit_source
+
+IGNORED_LABEL = -100
+SOURCE_SPECIALS = 3  # [CLS], [gMASK], <|endoftext|>
+
+QUESTION_BEFORE = "答案：{answer}，上下文："
+QUESTION_AFTER = "。在已知答案的前提下，问题："
+HUMAN, ASSISTANT = "Human:", "\nAssistant:"
+
+_QUESTION_PROMPT = re.compile(r"(答案：(.+?)，上下文：)(.*)(。在已知答案的前提下，问题：)", re.DOTALL)
+_ROLE = re.compile(r"\s*(?<![A-Za-z])(Human|Assistant)[:：]")
+_TALK = re.compile(r"\A\s*Human[:：]|(?<![A-Za-z])Human[:：].*Assistant[:：]\s*\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its answer. The prompt is before + context + after, of which only context may be shortened.
+
+    `keep` is the part of the context that has to survive; "" or a text that is not there means its `side`,
+    "head" or "tail". `target` is None where only a prediction is asked for.
+    """
+
+    before: str
+    context: str
+    after: str
+    keep: str = ""
+    side: str = "head"
+    target: str | None = None
+    record_id: object = None
+    place: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.before + self.context + self.after
+
+
+@dataclass(frozen=True)
+class Template:
+    """How the fields of a record become an Example. `prompt` gives its before, context, after, keep and side."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    target: str
+    prompt: Callable[[dict], dict]
+
+    def fields(self, need_target: bool) -> Fields:
+        """The fields to ask of a record in training (need_target) or in prediction."""
+        if need_target:
+            return Fields((*self.required, self.target), self.optional)
+        return Fields(self.required, (*self.optional, self.target))
+
+
+def question_prompt(fields: dict) -> dict:
+    """Question generation: the answer and its context are given, the question is asked for."""
+    before = QUESTION_BEFORE.format(answer=fields["answer"])
+    return {"before": before, "context": fields["context"], "after": QUESTION_AFTER, "keep": fields["answer"]}
+
+
+def instruction_prompt(fields: dict) -> dict:
+    """A BELLE record as a talk that ends where the assistant is to speak: "Human:…\\nAssistant:".
+
+    This is the layout of BELLE's own multi-turn records, so that one turn reads like a talk of one turn. When it is
+    too long, a talk loses its oldest turns and a lone instruction its beginning (what is asked stands next to
+    the answer), but an instruction with an input loses the end of the input.
+    """
+    instruction, more = fields["instruction"], fields.get("input", "")
+    if _TALK.search(instruction):
+        context, after = _continue_talk(instruction, more)
+        return {"before": "", "context": context, "after": after, "side": "tail"}
+    side = "head" if more.strip() else "tail"
+    return {"before": HUMAN, "context": instruction + more, "after": ASSISTANT, "side": side}
+
+
+def _continue_talk(talk: str, more: str) -> tuple[str, str]:
+    """A talk and its ending: unchanged if that is "Assistant:" and there is no more to say, else completed."""
+    last = list(_ROLE.finditer(talk))[-1]
+    if last.group(1) == "Human":
+        return talk + more, ASSISTANT
+    if not talk[last.end() :].strip():
+        return talk[: last.start()] + more, talk[last.start() :]
+    return (f"{talk}\n{HUMAN}{more}", ASSISTANT) if more.strip() else (talk, "")
+
+
+def text_prompt(fields: dict) -> dict:
+    """The text as it is. A question prompt or a talk, when too long, is shortened as its own template would do it."""
+    source = fields["source"]
+    if match := _QUESTION_PROMPT.fullmatch(source):
+        before, answer, context, after = match.groups()
+        return {"before": before, "context": context, "after": after, "keep": answer}
+    return {"before": "", "context": source, "after": "", "side": "tail" if _TALK.search(source) else "head"}
+
+
+TEMPLATES = {
+    "qg": Template(("context", "answer"), (), "question", question_prompt),
+    "instruction": Template(("instruction",), ("input",), "output", instruction_prompt),
+    "text": Template(("source",), (), "target", text_prompt),
+}
+
+
+def load_examples(
+    path, template: str, need_target: bool = True, on_bad_data: str = "error", max_samples: int | None = None
+) -> tuple[list[Example], ReadReport]:
+    """The first max_samples examples of a file (all by default) and the reader's report.
+
+    JSON files go through the named template; .source/.target pairs and plain text (one prompt a line, only without
+    need_target) already are prompts and are taken as they are. Raises DataError.
+    """
+    report = ReadReport(str(path))
+    return list(islice(iter_examples(path, template, need_target, on_bad_data, report), max_samples)), report
+
+
+def iter_examples(path, template: str, need_target: bool, on_bad_data: str, report: ReadReport) -> Iterable[Example]:
+    """As load_examples, one at a time: what is not yet asked for is not yet read."""
+    is_json = Path(path).suffix in JSON_SUFFIXES
+    chosen = TEMPLATES[template if is_json else "text"]
+    if is_json or need_target or is_pair(path):
+        records = iter_records(path, chosen.fields(need_target), on_bad_data, report)
+    else:
+        records = iter_texts(path, on_bad_data, report)
+    for record in records:
+        target = record.fields.get(chosen.target) or None
+        record_id = record.fields.get("id")
+        yield Example(**chosen.prompt(record.fields), target=target, record_id=record_id, place=record.place)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An example as int32 token ids: source_ids [S] with specials, target_ids [n + 1] = y1 … yn, end, or None.
+
+    full_source_length and full_target_length count the tokens (specials included) that nothing cut would have.
+    """
+
+    example: Example
+    source_ids: np.ndarray
+    target_ids: np.ndarray | None
+    full_source_length: int
+    full_target_length: int
+
+    @property
+    def mask_index(self) -> int:
+        return len(self.source_ids) - 2
+
+    @property
+    def source_cut(self) -> bool:
+        return self.full_source_length > len(self.source_ids)
+
+    @property
+    def target_cut(self) -> bool:
+        return self.target_ids is not None and self.full_target_length > len(self.target_ids)
+
+
+def encode(example: Example, tokenizer, src_length: int, tgt_length: int) -> Encoded:
+    """Token ids of an example: at most src_length for the source, at most tgt_length (>= 2) for target and end.
+
+    Raises DataError if the prompt does not fit even without its context, or if the target has no tokens.
+    """
+    text_ids, full_length = fit_source(example, tokenizer.encode, src_length - SOURCE_SPECIALS)
+    source = [tokenizer.cls_id, *text_ids, tokenizer.mask_id, tokenizer.eos_id]
+    target = None if example.target is None else tokenizer.encode(example.target)
+    if target == []:
+        raise DataError(f"{example.place}: the target has no tokens; write some text in it", "empty target")
+    return Encoded(
+        example=example,
+        source_ids=np.array(source, np.int32),
+        target_ids=None if target is None else np.array([*target[: tgt_length - 1], tokenizer.eop_id], np.int32),
+        full_source_length=full_length + SOURCE_SPECIALS,
+        full_target_length=0 if target is None else len(target) + 1,
+    )
+
+
+def encode_all(
+    examples: Iterable[Example],
+    tokenizer,
+    src_length: int,
+    tgt_length: int,
+    on_bad_data: str = "error",
+    report: ReadReport | None = None,
+) -> list[Encoded]:
+    """Encode examples in order. With on_bad_data="skip", those that cannot be are counted in `report` and left out.
+
+    Raises DataError at the first that cannot be encoded otherwise, and always if none can.
+    """
+    encoded, first_error = [], None
+    for example in examples:
+        try:
+            encoded.append(encode(example, tokenizer, src_length, tgt_length))
+        except DataError as error:
+            if on_bad_data == "error":
+                raise
+            first_error = first_error or error
+            if report is not None:
+                report.skip(error)
+    if first_error and not encoded:
+        raise first_error
+    return encoded
+
+
+def collate(batch: list[Encoded], pad_id: int, sop_id: int) -> dict[str, np.ndarray]:
+    """A training batch, padded on the right to its longest row. int64 throughout:
+
+    input_ids [batch, length], position_ids [batch, 2, length], source_length [batch],
+    labels [batch, length] (IGNORED_LABEL everywhere but at target positions).
+    """
+    length = max(len(row.source_ids) + len(row.target_ids) for row in batch)
+    input_ids = np.full((len(batch), length), pad_id, np.int64)
+    position_ids = np.zeros((len(batch), 2, length), np.int64)
+    labels = np.full((len(batch), length), IGNORED_LABEL, np.int64)
+    for i, row in enumerate(batch):
+        source, end = len(row.source_ids), len(row.source_ids) + len(row.target_ids)
+        input_ids[i, :source] = row.source_ids
+        input_ids[i, source] = sop_id
+        input_ids[i, source + 1 : end] = row.target_ids[:-1]
+        labels[i, source:end] = row.target_ids
+        position_ids[i, 0, :source] = np.arange(source)
+        position_ids[i, 0, source:end] = row.mask_index
+        position_ids[i, 1, source:end] = np.arange(1, end - source + 1)
+    source_length = np.array([len(row.source_ids) for row in batch], np.int64)
+    return {"input_ids": input_ids, "position_ids": position_ids, "source_length": source_length, "labels": labels}
+
+
+def attention_mask(source_length: np.ndarray, length: int) -> np.ndarray:
+    """Which key each query may see, bool [batch, 1, length, length]: those of the source, and those not after it.
+
+    Padding comes last in a row, so that no real query sees it.
+    """
+    key, query = np.arange(length)[None, None, None, :], np.arange(length)[None, None, :, None]
+    return (key < np.asarray(source_length)[:, None, None, None]) | (key <= query)
+
+
+def collate_prompts(batch: list[Encoded], pad_id: int) -> dict[str, np.ndarray]:
+    """Prompts to generate from, padded on the right.
+
+    input_ids int64 [batch, length], source_mask float32 [batch, length] (1 real, 0 padding), mask_index int64 [batch].
+    """
+    length = max(len(row.source_ids) for row in batch)
+    input_ids = np.full((len(batch), length), pad_id, np.int64)
+    source_mask = np.zeros((len(batch), length), np.float32)
+    for i, row in enumerate(batch):
+        input_ids[i, : len(row.source_ids)] = row.source_ids
+        source_mask[i, : len(row.source_ids)] = 1
+    mask_index = np.array([row.mask_index for row in batch], np.int64)
+    return {"input_ids": input_ids, "source_mask": source_mask, "mask_index": mask_index}
+
+
+def length_statistics(encoded: list[Encoded]) -> dict[str, int]:
+    """Count, median, 95th percentile and maximum of the lengths in tokens before cutting, and how many were cut.
+
+    Specials count, as they do in src_length and tgt_length; percentiles are lengths that occur (nearest rank).
+    """
+    targets = [row for row in encoded if row.target_ids is not None]
+    return {
+        **_summary("source", [row.full_source_length for row in encoded]),
+        "source_cut": sum(row.source_cut for row in encoded),
+        **_summary("target", [row.full_target_length for row in targets]),
+        "target_cut": sum(row.target_cut for row in targets),
+    }
+
+
+def _summary(name: str, lengths: list[int]) -> dict[str, int]:
+    if not lengths:
+        return {f"{name}_count": 0}
+    median, p95 = np.percentile(lengths, [50, 95], method="inverted_cdf")
+    return {
+        f"{name}_count": len(lengths),
+        f"{name}_median": int(median),
+        f"{name}_p95": int(p95),
+        f"{name}_max": max(lengths),
+    }
+
+
+def check_min_tgt_length(target_lengths: list[int], min_tgt_length: int) -> str | None:
+    """A warning if at least 95 % of the targets (lengths in tokens, without the end token) are shorter than the minimum
+    that decoding would force on every prediction; None if all is well."""
+    shorter = sum(length < min_tgt_length for length in target_lengths)
+    if not target_lengths or shorter < 0.95 * len(target_lengths):
+        return None
+    median, longest = int(np.percentile(target_lengths, 50, method="inverted_cdf")), max(target_lengths)
+    return (
+        f"min_tgt_length is {min_tgt_length}, but {shorter} of {len(target_lengths)} targets are shorter "
+        f"(median {median}, longest {longest} tokens): every prediction is made at least {min_tgt_length} tokens long, "
+        f"most of it filler; try --min_tgt_length {max(0, min(target_lengths))}"
+    )

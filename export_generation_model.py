@@ -1,0 +1,49 @@
+"""Export a fine-tuned GLM, search loop included, as a static program for C++ inference.
+
+    python export_generation_model.py --model_name_or_path ./checkpoints/glm-large-chinese \\
+        --output_path ./checkpoints/infer/glm
+
+writes glm.pdmodel, glm.pdiparams, glm_generation_config.json and the tokenizer into ./checkpoints/infer.
+"""
+
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from arguments import DecodingArguments, choice, parse, to_generation_config
+from errors import one_line_errors
+
+
+@dataclass
+class ExportArguments:
+    """What to export, and where to."""
+
+    model_name_or_path: str = choice("THUDM/glm-large-chinese", "Directory or name of the model.")
+    output_path: str = choice("./checkpoints/infer/glm", "Directory and file name prefix of the program.")
+    dtype: str = choice(
+        None,
+        "dtype of the stored weights; float16 halves the file. Default: the model's own.",
+        choices=("float32", "float16"),
+    )
+
+
+def main(argv=None):
+    """Parse the command line and export."""
+    arguments, decoding = parse((ExportArguments, DecodingArguments), argv, __doc__)
+    with one_line_errors():
+        config = to_generation_config(decoding, decoding.seed)
+        import checkpoint
+        import program
+
+        directory = checkpoint.resolve(arguments.model_name_or_path)
+        tokenizer = checkpoint.load_tokenizer(directory)
+        dtype = arguments.dtype or checkpoint.stored_dtype(directory)
+        model = checkpoint.load_model(directory)
+    target = Path(arguments.output_path)
+    program.save(model, tokenizer, config, target.parent, target.name, dtype)
+    print(f"program written to {target}.pdmodel, weights ({dtype}) to {target}.pdiparams")
+
+
+if __name__ == "__main__":
+    main()

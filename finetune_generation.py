@@ -1,0 +1,29 @@
+"""Fine-tune a GLM for question generation.
+
+    python finetune_generation.py configs/tiny_cpu.json
+    python finetune_generation.py --model_name_or_path THUDM/glm-large-chinese --task_name dureader_qg \\
+        --output_dir ./checkpoints/glm-large-chinese --do_train --do_eval
+
+A JSON file, if it comes first, holds values for the flags; flags override it. README.md explains the flags.
+"""
+
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+from arguments import parse
+from errors import one_line_errors
+
+
+def main(argv=None):
+    """Parse the command line and run."""
+    import tasks
+    from training import DataArguments, ModelArguments, finetune
+    from training_arguments import GLMTrainingArguments
+
+    with one_line_errors():
+        model_args, data_args, args = parse((ModelArguments, DataArguments, GLMTrainingArguments), argv, __doc__)
+        splits = tasks.question_generation(data_args.task_name, args.do_train, args.do_eval)
+        finetune(model_args, data_args, args, splits, "qg")
+
+
+if __name__ == "__main__":
+    main()

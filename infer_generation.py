@@ -1,0 +1,96 @@
+"""Run an exported GLM in C++, by FastDeploy or Paddle Inference.
+
+    python infer_generation.py --model_path ./checkpoints/infer --model_prefix glm
+    python infer_generation.py --model_path ./checkpoints/infer --model_prefix glm --runtime paddle \\
+        --data_file dev.json --output_file predictions.jsonl
+"""
+
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+from dataclasses import dataclass, replace
+
+from arguments import PromptArguments, UsageError, choice, parse
+from errors import one_line_errors
+
+# Flag of this script → field of GenerationConfig that it overrides.
+OVERRIDES = {
+    "tgt_length": "max_new_tokens",
+    "min_tgt_length": "min_new_tokens",
+    "length_penalty": "length_penalty",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "seed": "seed",
+}
+BEAMS_ONLY, SAMPLING_ONLY = ("length_penalty",), ("temperature", "top_k", "top_p", "seed")
+
+
+@dataclass
+class ProgramArguments:
+    """The program and what runs it."""
+
+    model_path: str = choice("./checkpoints/infer", "Directory of the exported program.")
+    model_prefix: str = choice("glm", "Its file name prefix.")
+    runtime: str = choice(
+        "auto", "C++ runtime; auto is FastDeploy where installed.", choices=("auto", "fastdeploy", "paddle")
+    )
+    device: str = choice("cpu", "Where to run.", choices=("cpu", "gpu"))
+    backend: str = choice("paddle", "Paddle's own CPU kernels, or oneDNN's.", choices=("paddle", "onednn"))
+
+
+@dataclass
+class LimitArguments:
+    """Inputs of the program; what is not given is as the export recorded it."""
+
+    tgt_length: int = choice(None, "Longest generated text in tokens, end token included.")
+    min_tgt_length: int = choice(None, "Shortest generated text in tokens.")
+    length_penalty: float = choice(None, "For programs with beams: they compete by log p / ((length + 5) / 6) ** this.")
+    temperature: float = choice(None, "For sampling programs: logits are divided by it.")
+    top_k: int = choice(None, "For sampling programs: draw from the top_k most probable pieces; 0 keeps all.")
+    top_p: float = choice(None, "For sampling programs: draw from pieces of this total probability; 1 keeps all.")
+    seed: int = choice(None, "For sampling programs: seed of the draws.")
+
+
+def overridden(config, limits):
+    """The program's GenerationConfig with the flags that were given. Raises UsageError for flags it has no use for."""
+    given = {flag: getattr(limits, flag) for flag in OVERRIDES if getattr(limits, flag) is not None}
+    for flag in given:
+        if flag in BEAMS_ONLY and config.num_beams == 1:
+            raise UsageError(f"--{flag}: this program has no beams; export it with --num_beams 2 or more")
+        if flag in SAMPLING_ONLY and not config.do_sample:
+            raise UsageError(f"--{flag}: this program does not sample; export it with --select_topk False")
+    return replace(config, **{OVERRIDES[flag]: value for flag, value in given.items()})
+
+
+def main(argv=None):
+    """Parse the command line, run the program, report."""
+    arguments, prompts, limits = parse((ProgramArguments, PromptArguments, LimitArguments), argv, __doc__)
+    with one_line_errors():
+        import data
+        import generation_config
+        import inference
+        import program
+        import runners
+        from tokenization import Tokenizer
+
+        exported = program.describe(arguments.model_path, arguments.model_prefix)
+        config = overridden(exported.config, limits)
+        examples, report = inference.load_prompts(prompts)
+        tokenizer = Tokenizer(arguments.model_path)
+        encoded = data.encode_all(
+            examples, tokenizer, prompts.src_length, config.max_new_tokens, prompts.on_bad_data, report
+        )
+        longest = max((len(row.source_ids) for row in encoded), default=0)
+        generation_config.check_positions(exported.positions, longest, config.max_new_tokens)
+        run = runners.open_program(exported, arguments.runtime, arguments.device, arguments.backend)
+        answers = inference.answer_all(
+            encoded,
+            lambda batch, rows: run(generation_config.feeds(batch, config, rows))[:, 0],
+            tokenizer,
+            prompts.batch_size,
+        )
+    inference.report_answers(answers, prompts.output_file, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""From prompts to texts, whatever decodes them: scheduling, the example prompts, the output file. numpy only."""
+
+import json
+import sys
+from dataclasses import dataclass
+
+import data
+
+# What is answered when no file is given: one question to ask, one instruction.
+EXAMPLE_RECORDS = (
+    {
+        "context": "云栖湖位于青岚山脚下，湖面海拔一千二百米，每年四月到六月是观鸟的好时候。",
+        "answer": "四月到六月",
+    },
+    {
+        "context": "竹编灯笼要先把竹子剖成细篾，再编成骨架，最后糊上棉纸。一盏灯笼大约要编两天。",
+        "answer": "两天",
+    },
+)
+
+
+def example_prompts():
+    """The two example prompts, as data.Example."""
+    prompt = data.TEMPLATES["qg"].prompt
+    return [data.Example(**prompt(record), place=f"example {i + 1}") for i, record in enumerate(EXAMPLE_RECORDS)]
+
+
+def load_prompts(arguments):
+    """Examples to answer and the reader's report (None for the example prompts); arguments: PromptArguments."""
+    if arguments.data_file is None:
+        return example_prompts(), None
+    return data.load_examples(arguments.data_file, "qg", need_target=False, on_bad_data=arguments.on_bad_data)
+
+
+@dataclass
+class Answer:
+    """One prompt with what was generated for it."""
+
+    source: str
+    prediction: str
+    target: str | None = None
+
+    def as_dict(self):
+        """The fields of a line of predictions.jsonl; target where it is known."""
+        fields = {"source": self.source, "prediction": self.prediction}
+        return (
+            fields
+            if self.target is None
+            else {"source": self.source, "target": self.target, "prediction": self.prediction}
+        )
+
+
+def answer_all(encoded, run_batch, tokenizer, batch_size, progress=True):
+    """Answers to encoded prompts, in their order.
+
+    encoded: list of data.Encoded. run_batch(prompts, row_ids) → ids [batch, new]. Prompts of similar length are decoded
+    together, the longest first: memory that is going to run out does so at once.
+    """
+    from tqdm import tqdm
+
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].source_ids))
+    answers = [None] * len(encoded)
+    with tqdm(total=len(encoded), unit="prompt", disable=not progress, file=sys.stderr) as bar:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            ids = run_batch(data.collate_prompts([encoded[i] for i in rows], tokenizer.eos_id), rows)
+            for i, row_ids in zip(rows, ids, strict=True):
+                example = encoded[i].example
+                answers[i] = Answer(example.source, tokenizer.decode(row_ids), example.target)
+            bar.update(len(rows))
+    return answers
+
+
+def write_answers(answers, path):
+    """Write answers as JSON Lines."""
+    with open(path, "w", encoding="utf8") as file:
+        for answer in answers:
+            file.write(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n")
+
+
+def report_answers(answers, path, read_report=None):
+    """Write answers to the file at path, or to the screen if it is None; and say what was left out in reading."""
+    if path is None:
+        for answer in answers:
+            print(json.dumps(answer.as_dict(), ensure_ascii=False))
+    else:
+        write_answers(answers, path)
+        print(f"{len(answers)} predictions written to {path}")
+    if read_report is not None and read_report.skipped:
+        print(read_report.summary(), file=sys.stderr)

@@ -1,0 +1,152 @@
+"""BLEU, ROUGE and exact match for generated Chinese text, at character level.
+
+``python metrics.py predictions.jsonl`` scores a file of predictions.
+"""
+
+import runtime  # noqa: F401  silences the libraries below
+
+import argparse
+import json
+import sys
+import unicodedata
+
+SCORES = ("bleu4", "rouge1", "rouge2", "rougel", "exact_match")
+EPILOG = """Each line of the file is an object with the strings "prediction" and "target", as the
+fine-tuning scripts leave in predictions.jsonl. The scores (0-100) go to standard output as
+JSON, their definition to standard error. Exit code 2: bad arguments or a bad file."""
+
+
+def score(predictions: list[str], references: list[str]) -> dict[str, float]:
+    """Scores predictions against one reference each; what each score means stands in ``definition``.
+
+    predictions, references: lists of n str. Returns a dict of five floats from 0 to 100: bleu4, rouge1,
+    rouge2, rougel, exact_match. An empty prediction matches nothing.
+    Raises ValueError when the lists are empty or differ in length.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions but {len(references)} references; give one for each")
+    if not predictions:
+        raise ValueError("there is nothing to score; give at least one prediction")
+    predictions = [normalize(text) for text in predictions]
+    references = [normalize(text) for text in references]
+    matches = sum(bool(p) and p == r for p, r in zip(predictions, references, strict=True))
+    return {
+        "bleu4": _bleu4(predictions, references),
+        **_rouge(predictions, references),
+        "exact_match": 100 * matches / len(predictions),
+    }
+
+
+def normalize(text: str) -> str:
+    """Brings text (str) to Unicode form NFKC, with single spaces inside and none around.
+
+    The sentencepiece model of GLM-Large-Chinese does the same to every target it encodes, so a model can
+    write neither full-width punctuation nor line breaks: without this step even a perfect prediction of
+    a target with a full-width question mark would be no exact match.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def definition() -> str:
+    """Says how the scores are computed, as lines of text with the versions of the libraries."""
+    from importlib.metadata import version
+
+    metric = _bleu_metric()
+    metric.corpus_score(["x"], [["x"]])  # the signature holds the number of references, unknown before a first score
+    return f"""\
+All scores: 0-100, both sides in Unicode NFKC with runs of whitespace made one space, case kept.
+Tokens: sacrebleu's "zh" tokens: each Chinese character or punctuation mark is one, a Latin word or a number is one.
+bleu4: corpus BLEU-4, {metric.get_signature()}; 0 when no prediction has four tokens.
+rouge1, rouge2, rougel: F1 by rouge-score {version("rouge-score")} on the same tokens, mean over the samples.
+exact_match: percentage of predictions equal to their target as a whole string."""
+
+
+def _bleu_metric():
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(tokenize="zh")
+
+
+def _bleu4(predictions, references):
+    # Rounding inside sacrebleu may end at 100.00000000000004.
+    return min(100.0, float(_bleu_metric().corpus_score(predictions, [references]).score))
+
+
+class _CharacterTokenizer:
+    """rouge-score's tokenizer interface over BLEU's tokens; its own tokenizer drops all Chinese text."""
+
+    def __init__(self):
+        self._tokenize = _bleu_metric().tokenizer
+
+    def tokenize(self, text):
+        return self._tokenize(text).split()
+
+
+def _rouge(predictions, references):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    kinds = {"rouge1": "rouge1", "rouge2": "rouge2", "rougel": "rougeL"}
+    scorer = RougeScorer(list(kinds.values()), tokenizer=_CharacterTokenizer())
+    scores = [scorer.score(target=r, prediction=p) for p, r in zip(predictions, references, strict=True)]
+    return {name: 100 * sum(s[kind].fmeasure for s in scores) / len(scores) for name, kind in kinds.items()}
+
+
+def read_predictions(path: str) -> tuple[list[str], list[str]]:
+    """Reads a JSON Lines file into two lists of str, the predictions and the targets; blank lines are skipped.
+
+    Raises ValueError with one line, "path:line: what is wrong; what to do", and OSError.
+    """
+    predictions, targets = [], []
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                prediction, target = _parse_line(line)
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from None
+            predictions.append(prediction)
+            targets.append(target)
+    if not predictions:
+        raise ValueError(f"{path}: holds no predictions; give a file of JSON Lines")
+    return predictions, targets
+
+
+def _parse_line(line):
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at column {error.colno} ({error.msg}); write one object a line") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, found {type(record).__name__}; write one object a line")
+    for field in ("prediction", "target"):
+        if field not in record:
+            raise ValueError(f'"{field}" is missing; a line needs the strings "prediction" and "target"')
+        if not isinstance(record[field], str):
+            raise ValueError(f'"{field}" is {type(record[field]).__name__}, not a string; make it a string')
+    return record["prediction"], record["target"]
+
+
+def main(arguments=None) -> int:
+    """Scores the file named in the arguments (list of str); returns the exit code, 0 or 2."""
+    parser = argparse.ArgumentParser(description="Score generated Chinese text: BLEU-4, ROUGE, exact match.")
+    parser.epilog = EPILOG
+    parser.add_argument("file", metavar="predictions.jsonl", help="JSON Lines with prediction and target")
+    path = parser.parse_args(arguments).file
+    try:
+        predictions, targets = read_predictions(path)
+    except OSError as error:
+        print(f"{path}: {error.strerror}; give a readable JSON Lines file", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps({name: round(value, 4) for name, value in score(predictions, targets).items()}, indent=2))
+    print(definition(), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""A decoder as a static program on disk: PREFIX.pdmodel, PREFIX.pdiparams, PREFIX_generation_config.json, the tokenizer.
+
+save() needs paddle; describe() and the paths do not, so that what runs a program need not import it.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import generation_config
+from errors import UserError
+from generation_config import GenerationConfig, SpecialIds
+
+INPUTS = {
+    "input_ids": ([-1, -1], "int64"),
+    "source_mask": ([-1, -1], "float32"),
+    "mask_index": ([-1], "int64"),
+    "max_new_tokens": ([1], "int64"),
+    "min_new_tokens": ([1], "int64"),
+    "length_penalty": ([1], "float32"),
+    "temperature": ([1], "float32"),
+    "top_k": ([1], "int64"),
+    "top_p": ([1], "float32"),
+    "noise": ([-1, -1, -1], "float32"),
+}
+
+
+class ProgramError(UserError):
+    """An exported program cannot be used; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """An exported program: its files, the choices it was exported with, the special ids it produces, its dtype, and the
+    number of rows of its position tables."""
+
+    directory: Path
+    prefix: str
+    config: GenerationConfig
+    special_ids: SpecialIds
+    dtype: str
+    positions: int
+
+    @property
+    def model_file(self):
+        """Path of the program."""
+        return self.directory / f"{self.prefix}.pdmodel"
+
+    @property
+    def params_file(self):
+        """Path of its weights."""
+        return self.directory / f"{self.prefix}.pdiparams"
+
+
+def config_path(directory, prefix):
+    """Where the choices of a program are recorded."""
+    return Path(directory) / f"{prefix}_{generation_config.FILE_NAME}"
+
+
+def describe(directory, prefix):
+    """The Program in a directory. Raises ProgramError."""
+    path = config_path(directory, prefix)
+    needed = [path, *(Path(directory) / f"{prefix}{suffix}" for suffix in (".pdmodel", ".pdiparams"))]
+    for file in needed:
+        if not file.is_file():
+            raise ProgramError(
+                f"{file}: no such file; export_generation_model.py --output_path {path.parent / prefix} writes it"
+            )
+    try:
+        config, special_ids, facts = generation_config.load(path)
+        return Program(Path(directory), prefix, config, special_ids, facts["dtype"], facts["positions"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ProgramError(f"{path}: not the description of an exported program ({error})") from None
+
+
+def save(model, tokenizer, config, directory, prefix, dtype="float32"):
+    """Export a model with its search loop.
+
+    model: modeling.GLMForConditionalGeneration, float32. config: GenerationConfig; its structure is fixed in the program,
+    the rest becomes the defaults of the program's inputs. dtype: of the stored weights. float16 halves the file; the program
+    computes in float32, for CPU has no float16 kernels. The model is used up: it holds the stored weights afterwards.
+    """
+    import paddle
+
+    from decoding import Decoder
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    special_ids = SpecialIds.of(tokenizer, model.config.vocab_size)
+    decoder = Decoder(model, config, special_ids)
+    if dtype != "float32":
+        decoder = with_stored_dtype(decoder, dtype)
+    decoder.eval()
+    specs = {}
+    for name in generation_config.input_names(config):
+        shape, input_dtype = INPUTS[name]
+        specs[name] = paddle.static.InputSpec(shape, input_dtype, name=name)
+    if "noise" in specs:
+        specs["noise"].shape = (-1, generation_config.draws(config), -1)
+    static = paddle.jit.to_static(decoder, input_spec=[specs], full_graph=True)
+    paddle.jit.save(static, str(directory / prefix))
+    tokenizer.save(directory)
+    facts = {"dtype": dtype, "positions": model.config.max_sequence_length + 1}
+    generation_config.save(config_path(directory, prefix), config, special_ids, **facts)
+
+
+def with_stored_dtype(decoder, dtype):
+    """A Decoder whose weights are stored in another dtype and cast to float32 by the first operations of its program."""
+    import paddle
+
+    from decoding import Decoder
+
+    class CastingDecoder(Decoder):
+        """A Decoder that computes with float32 copies of its weights."""
+
+        def forward(self, inputs):
+            """As Decoder.forward."""
+            return self.cast_and_decode(inputs)
+
+        @paddle.jit.not_to_static
+        def cast_and_decode(self, inputs):
+            """decode() while every parameter is shadowed by its float32 copy."""
+            with shadowed({slot: parameter.astype("float32") for slot, parameter in parameter_slots(self.model)}):
+                return self.decode(inputs)
+
+    for (layer, name), parameter in parameter_slots(decoder.model):
+        layer._parameters[name] = paddle.create_parameter(
+            parameter.shape, dtype, default_initializer=paddle.nn.initializer.Assign(parameter.astype(dtype))
+        )
+    return CastingDecoder(decoder.model, decoder.config, decoder.special)
+
+
+def parameter_slots(model):
+    """[((layer, attribute name), parameter)] of all parameters of a model."""
+    return [
+        ((layer, name), parameter)
+        for layer in model.sublayers(include_self=True)
+        for name, parameter in layer._parameters.items()
+        if parameter is not None
+    ]
+
+
+@contextmanager
+def shadowed(values):
+    """While this lasts, attributes of layers, given as {(layer, name): value}, have other values."""
+    for (layer, name), value in values.items():
+        layer.__dict__[name] = value
+    try:
+        yield
+    finally:
+        for layer, name in values:
+            del layer.__dict__[name]

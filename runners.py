@@ -1,0 +1,93 @@
+"""C++ runtimes that run an exported program: FastDeploy and Paddle Inference, behind one call.
+
+Only one of them can live in a process: both bring Paddle's C++ library, in different versions, and crash together.
+"""
+
+import importlib.util
+import os
+
+import numpy as np
+
+from program import ProgramError
+
+RUNTIMES = ("auto", "fastdeploy", "paddle")
+BACKENDS = ("paddle", "onednn")
+
+
+def open_program(program, runtime="auto", device="cpu", backend="paddle"):
+    """A function feeds → ids [batch, texts, new] that runs a program.Program.
+
+    runtime: "auto" takes FastDeploy where it is installed, else Paddle Inference. device: "cpu" or "gpu".
+    backend: "paddle" for Paddle's own kernels, "onednn" for oneDNN's. Raises ProgramError.
+    """
+    if runtime == "auto":
+        runtime = "fastdeploy" if importlib.util.find_spec("fastdeploy") else "paddle"
+    if runtime == "fastdeploy" and backend == "onednn":
+        raise ProgramError("--backend onednn gives other texts in FastDeploy 1.0.7; use it with --runtime paddle")
+    if backend == "onednn" and device == "gpu":
+        raise ProgramError("--backend onednn runs on CPU only; leave it out with --device gpu")
+    opened = (FastDeployRunner if runtime == "fastdeploy" else PaddleRunner)(program, device, backend)
+    print(f"runtime: {opened.name}, device: {device}, backend: {backend}", flush=True)
+    return opened.run
+
+
+def threads():
+    """CPU threads to use: what OMP_NUM_THREADS says."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
+
+
+class FastDeployRunner:
+    """Runs a program by FastDeploy's Paddle Inference backend."""
+
+    def __init__(self, program, device, backend):
+        if importlib.util.find_spec("fastdeploy") is None:
+            raise ProgramError("FastDeploy is not installed (it exists for Python 3.9 and 3.10); use --runtime paddle")
+        import fastdeploy
+
+        fastdeploy.set_logger(enable_info=False, enable_warning=False)
+        option = fastdeploy.RuntimeOption()
+        option.set_model_path(str(program.model_file), str(program.params_file))
+        if device == "gpu":
+            option.use_gpu()
+        else:
+            option.use_cpu()
+            option.set_cpu_thread_num(threads())
+        option.use_paddle_infer_backend()
+        # Its default is on, and then gives other texts than every other way to run the same program.
+        option.paddle_infer_option.enable_mkldnn = False
+        self.runtime = fastdeploy.Runtime(option)
+        self.name = f"FastDeploy {fastdeploy.__version__}"
+
+    def run(self, feeds):
+        """Ids [batch, texts, new] for arrays by input name."""
+        # It compares dtypes by identity: arrays whose dtype object came out of a file would be refused.
+        arrays = {name: np.array(array, dtype=array.dtype.name) for name, array in feeds.items()}
+        return self.runtime.infer(arrays)[0]
+
+
+class PaddleRunner:
+    """Runs a program by Paddle Inference."""
+
+    def __init__(self, program, device, backend):
+        import paddle
+        from paddle import inference
+
+        config = inference.Config(str(program.model_file), str(program.params_file))
+        config.disable_glog_info()
+        if device == "gpu":
+            if not paddle.is_compiled_with_cuda():
+                raise ProgramError("--device gpu: this paddle is built without CUDA; install paddlepaddle-gpu")
+            config.enable_use_gpu(256, 0)
+        else:
+            config.set_cpu_math_library_num_threads(threads())
+            if backend == "onednn":
+                config.enable_mkldnn()
+        self.predictor = inference.create_predictor(config)
+        self.name = f"Paddle Inference {paddle.__version__}"
+
+    def run(self, feeds):
+        """Ids [batch, texts, new] for arrays by input name."""
+        for name, array in feeds.items():
+            self.predictor.get_input_handle(name).copy_from_cpu(array)
+        self.predictor.run()
+        return self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()

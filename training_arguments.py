@@ -1,0 +1,52 @@
+"""paddlenlp's TrainingArguments with what this project adds and mends. Importing it imports paddle."""
+
+import os
+from dataclasses import dataclass, field
+
+import paddle
+from paddlenlp.trainer import TrainingArguments
+from paddlenlp.trainer.trainer_utils import IntervalStrategy
+from paddlenlp.utils.log import logger
+
+from arguments import UsageError, choice
+
+
+@dataclass
+class GLMTrainingArguments(TrainingArguments):
+    """Training: paddlenlp's TrainingArguments, and the objective's and the schedule's own."""
+
+    label_smoothing: float = choice(0.1, "Weight of the uniform distribution in the training target.")
+    lr_decay_ratio: float = choice(
+        0.1, "The linear schedule ends at this fraction of learning_rate; other schedules do not use it."
+    )
+    evaluation_strategy: IntervalStrategy = field(
+        default="no",
+        metadata={"help": "no, steps or epoch. Default: steps where --eval_steps is given or --do_eval is set."},
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"--label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+        if not 0 <= self.lr_decay_ratio <= 1:
+            raise UsageError(f"--lr_decay_ratio is {self.lr_decay_ratio}; it must be between 0 and 1")
+        if not paddle.is_compiled_with_cuda():
+            self.use_float32_on_cpu()
+        if self.evaluation_strategy == "no" and self.eval_steps:
+            self.evaluation_strategy = "steps"
+        if os.path.isfile(self.output_dir):
+            raise UsageError(f"--output_dir {self.output_dir} is a file; give a directory")
+        try:
+            super().__post_init__()
+        except (ValueError, AssertionError) as error:
+            raise UsageError(f"training arguments: {error}") from None
+
+    def use_float32_on_cpu(self):
+        """Turn half precision off where it cannot run, and say so once."""
+        asked = [name for name in ("fp16", "bf16", "fp16_full_eval", "bf16_full_eval") if getattr(self, name)]
+        if asked:
+            logger.warning(f"--{asked[0]} needs a GPU; on CPU everything is computed in float32")
+        for name in asked:
+            setattr(self, name, False)
+        if self.fp16_opt_level != "O1":
+            self.fp16_opt_level = "O1"
+        self.device = "cpu"

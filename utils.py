@@ -1,0 +1,207 @@
+"""GLMTrainer: paddlenlp's Trainer with GLM's loss, schedule, evaluation by generation, and model files."""
+
+import math
+import resource
+import time
+
+import numpy as np
+import paddle
+from paddlenlp.trainer import Trainer
+from paddlenlp.trainer.trainer_utils import SchedulerType, speed_metrics
+from paddlenlp.transformers.model_utils import unwrap_model
+
+import checkpoint
+import data
+import inference
+import metrics
+from decoding import Decoder, run
+from generation_config import SpecialIds
+
+
+class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
+    """Clipping by the global norm (Pascanu et al. 2013) that remembers the norm before clipping, for the log."""
+
+    last_norm = None
+
+    @paddle.no_grad()
+    def _dygraph_clip(self, params_grads):
+        squares = [paddle.square(grad).sum() for _, grad in params_grads if grad is not None]
+        if squares:
+            self.last_norm = paddle.sqrt(paddle.add_n(squares))
+        return super()._dygraph_clip(params_grads)
+
+
+class GLMTrainer(Trainer):
+    """Trains on lists of data.Encoded; evaluates by loss and by what is generated.
+
+    tokenizer: tokenization.Tokenizer. generation: GenerationConfig that evaluation decodes with.
+    """
+
+    def __init__(self, *, tokenizer, generation, **kwargs):
+        super().__init__(tokenizer=tokenizer, data_collator=self.collate, **kwargs)
+        self.generation = generation
+        self.meter = Meter()
+        self.answers = []
+
+    def collate(self, rows):
+        """A batch of data.Encoded as arrays for the model, with the number of its real tokens."""
+        arrays = data.collate(rows, self.tokenizer.eos_id, self.tokenizer.sop_id)
+        count = sum(len(row.source_ids) + len(row.target_ids) for row in rows)
+        return {**arrays, "num_tokens": np.array([count], dtype="int64")}
+
+    def training_step(self, model, inputs):
+        """One forward and backward pass over a micro-batch."""
+        self.meter.add(inputs.pop("num_tokens"))
+        return super().training_step(model, inputs)
+
+    def log(self, logs, **kwargs):
+        """Log, with speed, gradient norm and memory beside a training loss."""
+        if "loss" in logs:
+            logs["tokens_per_second"] = round(self.meter.lap(), 1)
+            logs["memory_gib"] = round(peak_memory_gib(), 3)
+            clip = getattr(self.optimizer, "_grad_clip", None)
+            if getattr(clip, "last_norm", None) is not None:
+                logs["grad_norm"] = round(float(clip.last_norm), 6)
+        super().log(logs, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False):
+        """Mean loss over the target tokens of a batch from collate()."""
+        return model(
+            inputs["input_ids"],
+            inputs["position_ids"],
+            inputs["source_length"],
+            labels=inputs["labels"],
+            label_smoothing=self.args.label_smoothing,
+        )
+
+    def create_optimizer(self, lr_scheduler=None):
+        """paddlenlp's optimizer, with a clip that remembers the norm."""
+        optimizer = super().create_optimizer(lr_scheduler)
+        if self.args.max_grad_norm > 0:
+            optimizer._grad_clip = GlobalNormClip(self.args.max_grad_norm)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps):
+        """Linear warm-up, then linear decay to lr_decay_ratio * learning_rate; paddlenlp's for other types."""
+        if self.args.lr_scheduler_type != SchedulerType.LINEAR:
+            return super().create_scheduler(num_training_steps)
+        warmup = self.args.warmup_steps or math.ceil(self.args.warmup_ratio * num_training_steps)
+        ratio = self.args.lr_decay_ratio
+        self.lr_scheduler = paddle.optimizer.lr.LambdaDecay(
+            self.args.learning_rate, lambda step: linear_factor(step, warmup, num_training_steps, ratio)
+        )
+        return self.lr_scheduler
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Loss, perplexity and scores of generated texts on eval_dataset, as "eval_…"; self.answers keeps the texts."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        start = time.time()
+        model = unwrap_model(self.model)
+        model.eval()
+        loss = self.mean_loss(model, rows)
+        self.answers = self.generate(model, rows)
+        scores = metrics.score(
+            [answer.prediction for answer in self.answers], [answer.target for answer in self.answers]
+        )
+        model.train()
+        results = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), **scores}
+        results = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
+        results.update(speed_metrics(metric_key_prefix, start, num_samples=len(rows)))
+        self.log(results)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
+        return results
+
+    @paddle.no_grad()
+    def mean_loss(self, model, rows):
+        """Mean over all target tokens of the negative log probability, without label smoothing."""
+        order = sorted(rows, key=lambda row: len(row.source_ids) + len(row.target_ids))
+        size = self.args.per_device_eval_batch_size
+        total = tokens = 0
+        for first in range(0, len(order), size):
+            batch = order[first : first + size]
+            arrays = data.collate(batch, self.tokenizer.eos_id, self.tokenizer.sop_id)
+            tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
+            count = sum(len(row.target_ids) for row in batch)
+            with self.autocast_smart_context_manager():
+                loss = model(
+                    tensors["input_ids"], tensors["position_ids"], tensors["source_length"], labels=tensors["labels"]
+                )
+            total += float(loss) * count
+            tokens += count
+        return total / tokens
+
+    def generate(self, model, rows):
+        """inference.Answer for each of rows."""
+        decoder = Decoder(model, self.generation, SpecialIds.of(self.tokenizer, model.config.vocab_size))
+
+        def run_batch(prompts, row_ids):
+            return run(decoder, prompts, self.generation, row_ids)
+
+        return inference.answer_all(
+            rows,
+            run_batch,
+            self.tokenizer,
+            self.args.per_device_eval_batch_size,
+            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+        )
+
+    def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
+        if self.args.should_save:
+            checkpoint.save_model(unwrap_model(self.model), self.tokenizer, output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint=None):
+        if resume_from_checkpoint:
+            checkpoint.load_weights(unwrap_model(self.model), resume_from_checkpoint)
+
+    def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
+        """Train, and go back to the best checkpoint where load_best_model_at_end asks for it."""
+        # The parent would look for the best model in a file that _save() does not write.
+        load_best, self.args.load_best_model_at_end = self.args.load_best_model_at_end, False
+        result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+        self.args.load_best_model_at_end = load_best
+        if load_best and self.state.best_model_checkpoint:
+            checkpoint.load_weights(unwrap_model(self.model), self.state.best_model_checkpoint)
+        return result
+
+
+class Meter:
+    """Counts tokens and the time they took. Counts stay tensors until they are read: reading one waits for the device."""
+
+    def __init__(self):
+        self.total = self.since_lap = 0
+        self.lap_start = self.start = None
+
+    def add(self, count):
+        """Count tokens; the clock starts with the first call."""
+        if self.start is None:
+            self.start = self.lap_start = time.time()
+        self.since_lap = self.since_lap + count
+
+    def lap(self):
+        """Tokens per second since the last lap."""
+        count, now = int(self.since_lap), time.time()
+        speed = count / max(now - (self.lap_start or now), 1e-9)
+        self.total, self.since_lap, self.lap_start = self.total + count, 0, now
+        return speed
+
+    def mean(self):
+        """Tokens per second since the first call, 0 if there was none."""
+        if self.start is None:
+            return 0.0
+        return (self.total + int(self.since_lap)) / max(time.time() - self.start, 1e-9)
+
+
+def peak_memory_gib():
+    """Most memory used so far, in GiB: of the GPU where there is one, else of the process."""
+    if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
+        return paddle.device.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def linear_factor(step, warmup_steps, total_steps, decay_ratio):
+    """Factor of the peak learning rate at an optimizer step: linear from 0 to 1 over warmup_steps, then linear to
+    decay_ratio at total_steps, constant after it."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return 1.0 - (1.0 - decay_ratio) * progress
