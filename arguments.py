@@ -1,10 +1,11 @@
-"""Command lines: dataclasses become flags, a JSON file may come first. Standard library only, so --help answers at once."""
+"""Command lines: dataclasses become flags, a JSON file may come first. Only the standard library: --help is fast."""
 
 import argparse
 import dataclasses
 import difflib
 import enum
 import json
+import re
 import sys
 import types
 import typing
@@ -28,8 +29,8 @@ class PromptArguments:
 
     data_file: str = choice(
         None,
-        "Records to answer: JSON Lines with context and answer, .source/.target pairs, or one prompt a line. Default: two "
-        "example prompts.",
+        "Records to answer: JSON Lines with context and answer, .source/.target pairs, or one prompt a line. Default: "
+        "two example prompts.",
     )
     output_file: str = choice(None, "Where to write predictions, JSON Lines in input order. Default: the screen.")
     batch_size: int = choice(8, "Prompts decoded together.")
@@ -94,13 +95,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def build_parser(classes, description):
-    """The parser whose flags are the fields of the dataclasses, grouped by class. Flags that are not given are absent."""
+    """The parser whose flags are the fields of the dataclasses, grouped by class. Flags not given are absent."""
     parser = OneLineParser(
         description=description,
         usage="%(prog)s [config.json] [--name value ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    # argparse's own pattern takes -1e-5 for a flag.
+    parser._negative_number_matcher = re.compile(r"-\.?\d")
     for cls in classes:
         group = parser.add_argument_group(cls.__name__, (cls.__doc__ or "").strip().splitlines()[0])
         hints = typing.get_type_hints(cls)
@@ -112,38 +115,48 @@ def build_parser(classes, description):
 
 def add_flag(group, spec, hint):
     """Add the flag of one dataclass field."""
-    kind, is_list = element_type(hint)
+    kind = FieldKind.of(spec, hint)
     default = "required" if is_required(spec) else f"default: {shown_default(spec)}"
     options = {
         "dest": spec.name,
         "default": argparse.SUPPRESS,
         "help": f"{spec.metadata.get('help', '').strip()} ({default})".replace("%", "%%"),
-        "type": lambda text: convert(spec.name, text, kind),
-        "metavar": "|".join(spec.metadata["choices"]) if "choices" in spec.metadata else kind.__name__.upper(),
+        "metavar": "|".join(kind.choices) if kind.choices else kind.type.__name__.upper(),
     }
-    if is_list:
+    if kind.is_list:
         options["nargs"] = "+"
-    elif kind is bool:
-        options.update(nargs="?", const=True)
-    group.add_argument(f"--{spec.name}", action=CheckedStore, choices_allowed=spec.metadata.get("choices"), **options)
+    elif kind.type is bool:
+        options.update(nargs="?", const="True")
+    group.add_argument(f"--{spec.name}", action=ConvertedStore, kind=kind, **options)
 
 
-class CheckedStore(argparse.Action):
-    """Store a value after comparing it with the choices, so that the message can name them all."""
+class ConvertedStore(argparse.Action):
+    """Store a flag's value converted. With argparse's type= the messages of convert() would be lost."""
 
-    def __init__(self, *args, choices_allowed=None, **kwargs):
+    def __init__(self, *args, kind, **kwargs):
         super().__init__(*args, **kwargs)
-        self.choices_allowed = choices_allowed
+        self.kind = kind
 
     def __call__(self, parser, namespace, value, option_string=None):
-        check_choice(self.dest, value, self.choices_allowed)
-        setattr(namespace, self.dest, value)
+        texts = value if self.kind.is_list else [value]
+        values = [convert(f"--{self.dest}", text, self.kind) for text in texts]
+        setattr(namespace, self.dest, values if self.kind.is_list else values[0])
 
 
-def check_choice(name, value, choices):
-    """Raise UsageError unless value is one of the choices (None allows all)."""
-    if choices and value not in choices:
-        raise UsageError(f"--{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
+class FieldKind(typing.NamedTuple):
+    """What a field holds: the type of a value, whether there are several, whether None is one, the choices or None."""
+
+    type: type
+    is_list: bool
+    optional: bool
+    choices: tuple | None
+
+    @classmethod
+    def of(cls, spec, hint):
+        """The kind of a dataclass field with this type hint."""
+        value_type, is_list = element_type(hint)
+        optional = spec.default is None or type(None) in typing.get_args(hint)
+        return cls(value_type, is_list, optional, spec.metadata.get("choices"))
 
 
 def element_type(hint):
@@ -159,70 +172,88 @@ def element_type(hint):
     return hint, False
 
 
-def convert(name, text, kind):
-    """Text of the command line as a value of the kind. Raises UsageError."""
-    if text.lower() in ("none", "null") and kind is not bool:
+def convert(label, text, kind):
+    """Text as a value of a FieldKind. label: what the message calls the value. Raises UsageError."""
+    # In a list, "none" is an item like any other: paddlenlp's --report_to none.
+    if kind.optional and not kind.is_list and text.lower() in ("none", "null"):
         return None
-    if kind is bool:
-        if text.lower() in ("true", "1", "yes"):
-            return True
-        if text.lower() in ("false", "0", "no"):
-            return False
-        raise UsageError(f"--{name} is {text!r}; it must be True or False")
+    if kind.type is bool:
+        switches = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() not in switches:
+            raise UsageError(f"{label} is {text!r}; it must be True or False")
+        return switches[text.lower()]
     try:
-        return kind(text)
+        value = kind.type(text)
     except (TypeError, ValueError):
-        article = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
-        raise UsageError(f"--{name} is {text!r}; it must be {article}") from None
+        article = {int: "a whole number", float: "a number"}.get(kind.type, kind.type.__name__)
+        raise UsageError(f"{label} is {text!r}; it must be {article}") from None
+    return checked_choice(label, value, kind)
+
+
+def checked_choice(label, value, kind):
+    """The value. Raises UsageError unless it is one of the kind's choices."""
+    if kind.choices and value not in kind.choices:
+        raise UsageError(f"{label} is {value!r}; it must be one of {', '.join(map(str, kind.choices))}")
+    return value
 
 
 def read_config(path, classes):
     """Values by field name from a JSON file, each of its field's type. Raises UsageError."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file)
+            text = file.read()
+        content = json.loads(text)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; flags begin with --") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: must hold one object with a value for each flag")
-    return {name: config_value(path, name, value, classes) for name, value in content.items()}
+    return {name: config_value(place_of(path, text, name), name, value, classes) for name, value in content.items()}
 
 
-def config_value(path, name, value, classes):
-    """One value of a JSON file, checked against its field."""
+def place_of(path, text, name):
+    """path:line of a key in a JSON text: the last one of this name, which counts. Written with escapes: the path."""
+    keys = list(re.finditer(re.escape(json.dumps(name, ensure_ascii=False)) + r"\s*:", text))
+    return f"{path}:{text.count(chr(10), 0, keys[-1].start()) + 1}" if keys else str(path)
+
+
+def config_value(place, name, value, classes):
+    """One value of a JSON file, checked against its field; place: where it stands. Raises UsageError."""
     fields = all_fields(classes)
     if name not in fields:
-        raise UsageError(f"{path}: {unknown_name(name, classes)}")
+        raise UsageError(f"{place}: {unknown_name(name, classes)}")
     owner, spec = fields[name]
-    kind, is_list = element_type(typing.get_type_hints(owner)[name])
-    items = value if is_list and isinstance(value, list) else [value]
-    checked = [check_json_type(path, name, item, kind) for item in items]
-    check_choice(name, value, spec.metadata.get("choices"))
-    return checked if is_list and isinstance(value, list) else checked[0]
+    kind = FieldKind.of(spec, typing.get_type_hints(owner)[name])
+    label = f"{place}: {name}"
+    if value is None and kind.optional:
+        return None
+    if not kind.is_list:
+        return json_value(label, value, kind)
+    return [json_value(label, item, kind) for item in (value if isinstance(value, list) else [value])]
 
 
-def check_json_type(path, name, value, kind):
-    """A JSON value as the kind; whole numbers may stand for floats. Raises UsageError."""
-    if value is None or isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and kind is not str:
-        return convert(name, value, kind)
-    raise UsageError(f"{path}: {name} is {json.dumps(value)}; it must be of type {kind.__name__}")
+def json_value(label, value, kind):
+    """A JSON value as one of the kind; text may spell any kind, a whole number a float. Raises UsageError."""
+    if isinstance(value, str):
+        return convert(label, value, kind)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind.type is float and is_number:
+        return convert(label, str(value), kind)
+    if not isinstance(value, kind.type) or (kind.type is int and not is_number):
+        raise UsageError(f"{label} is {json.dumps(value, ensure_ascii=False)}; it must be of type {kind.type.__name__}")
+    return checked_choice(label, value, kind)
 
 
 def unknown_name(name, classes, prefix=""):
-    """Message for a flag or key that nothing has, with its nearest neighbour."""
-    bare = name.lstrip("-").split("=")[0]
-    near = difflib.get_close_matches(bare, list(all_fields(classes)), n=1)
-    if not name.startswith("-") and prefix:
+    """Message for a flag (prefix "--") or key that nothing has, with its nearest neighbour."""
+    if prefix and not name.startswith("-"):
         return f"unexpected value {name!r} on the command line"
-    return f"unknown name {prefix}{bare}" + (f"; did you mean {prefix}{near[0]}?" if near else "; --help lists all")
+    given = name.split("=")[0] if prefix else name
+    near = difflib.get_close_matches(given.lstrip("-"), list(all_fields(classes)), n=1)
+    return f"unknown name {given}" + (f"; did you mean {prefix}{near[0]}?" if near else "; --help lists all")
 
 
 def all_fields(classes):

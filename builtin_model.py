@@ -5,6 +5,7 @@ sentencepiece alone, so that they are the same everywhere, and kept in a directo
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -18,14 +19,13 @@ import tokenization
 
 NAME = "glm-tiny-chinese"
 ROOT = Path(__file__).resolve().parent
-MAXP = 4
 SEED = 20220301
 PIECES = 2550  # with the ten special pieces 2560 rows of embeddings
 CONFIG = {
     "architectures": ["GLMForConditionalGeneration"],
     "model_type": "glm",
-    "num_layers": 3,
-    "hidden_size": 128,
+    "num_layers": 2,
+    "hidden_size": 96,
     "num_attention_heads": 4,
     "vocab_size": 2560,
     "max_sequence_length": 1024,
@@ -81,23 +81,23 @@ def train_tokenizer(texts, directory):
     """Train a sentencepiece model on texts and write it as a GLM tokenizer directory."""
     import sentencepiece
 
+    # Not model_prefix: the model would record the path it is written to.
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(texts),
-        model_prefix=str(Path(directory) / "pieces"),
+        model_writer=model,
         vocab_size=PIECES,
         # Pieces of one character only would be the safest to copy; unigram keeps the frequent words, too.
         model_type="unigram",
-        max_sentencepiece_length=MAXP,
+        max_sentencepiece_length=4,
         character_coverage=1.0,
         split_digits=True,
         user_defined_symbols=["<n>"],
         num_threads=1,
         minloglevel=2,
     )
-    (Path(directory) / "pieces.model").rename(Path(directory) / tokenization.MODEL_FILE)
-    (Path(directory) / "pieces.vocab").unlink()
-    special_ids = {piece: PIECES + number for number, piece in enumerate(tokenization.SPECIAL_PIECES)}
-    tokenization.write_configuration(directory, special_ids)
+    (Path(directory) / tokenization.MODEL_FILE).write_bytes(model.getvalue())
+    tokenization.complete(directory)
 
 
 def write_model(directory):
@@ -110,8 +110,8 @@ def write_model(directory):
 
 
 def random_weights():
-    """Weights by name, float32. Layers that write to the residual stream start smaller, as in GPT-2 (Radford et al. 2019,
-    section 2.3): by 1 / sqrt(2 * layers)."""
+    """Weights by name, float32. Layers that write to the residual stream start smaller, by 1 / sqrt(2 * layers), as in
+    GPT-2 (Radford et al. 2019, section 2.3)."""
     rng = np.random.default_rng(SEED)
     hidden, layers, std = CONFIG["hidden_size"], CONFIG["num_layers"], 0.05
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import builtin_model
+import tokenization
 from errors import UserError
 from tokenization import Tokenizer
 
@@ -34,20 +35,26 @@ def resolve(name_or_path):
 
 
 def download(name):
-    """Fetch a published model through paddlenlp's cache and return its directory."""
+    """Fetch the files of a published model into paddlenlp's cache and return their directory. Raises ModelError."""
     from paddlenlp.transformers import GLMChineseTokenizer, GLMConfig, GLMForConditionalGeneration
+    from paddlenlp.utils.download import resolve_file_path
     from paddlenlp.utils.env import MODEL_HOME
 
     try:
-        GLMConfig.from_pretrained(name)
-        GLMChineseTokenizer.from_pretrained(name)
-        GLMForConditionalGeneration.from_pretrained(name)
+        for published in (GLMChineseTokenizer, GLMForConditionalGeneration):
+            for urls in published.pretrained_resource_files_map.values():
+                resolve_file_path(name, [urls[name]], cache_dir=MODEL_HOME)
     except Exception as error:
         raise ModelError(
             f"{name} could not be downloaded ({type(error).__name__}): check the network, or download it elsewhere and "
             f"give its directory; {builtin_model.NAME} needs no network"
         ) from None
-    return Path(MODEL_HOME) / name
+    directory = Path(MODEL_HOME) / name
+    # paddlenlp keeps the configuration in its code, and the numbers of the special pieces nowhere.
+    if not (directory / CONFIG_FILE).is_file():
+        (directory / CONFIG_FILE).write_text(GLMConfig.from_pretrained(name).to_json_string(), encoding="utf8")
+    tokenization.complete(directory)
+    return directory
 
 
 def load_tokenizer(name_or_path):
@@ -69,12 +76,14 @@ def load_model(name_or_path, dtype="float32"):
     directory = resolve(name_or_path)
     config = load_config(directory)
     config.dtype = dtype
-    default_dtype = paddle.get_default_dtype()
-    paddle.set_default_dtype(dtype)
     try:
-        model = GLMForConditionalGeneration(config)
-    finally:
-        paddle.set_default_dtype(default_dtype)
+        # An optimizer's state is stored under the parameters' names, which count up over the life of a process.
+        with paddle.utils.unique_name.guard():
+            model = GLMForConditionalGeneration(config)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"{directory / CONFIG_FILE}: no GLM can be made of it ({error})") from None
+    # Made in float32 and cast: CPU has no kernel that draws initial weights in float16.
+    model.to(dtype=dtype)
     load_weights(model, directory)
     model.eval()
     return model
@@ -91,6 +100,8 @@ def load_config(directory):
         raise ModelError(f"{directory}: no {CONFIG_FILE} there; it is no model directory") from None
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: must hold one object, a model's configuration")
     if content.get("model_type", "glm") != "glm":
         raise ModelError(f"{path}: model_type is {content['model_type']!r}; only GLM models can be used")
     content.update(output_predict=True, tensor_parallel_degree=1, tensor_parallel_rank=0)
@@ -180,6 +191,8 @@ def save_model(model, tokenizer, directory):
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: parameter.numpy() for name, parameter in model.named_parameters()}
     save_file(weights, str(directory / SAFETENSORS), metadata={"format": "np"})
+    # safetensors makes a file that only its owner can read, whatever the umask says.
+    (directory / SAFETENSORS).chmod((directory / SAFETENSORS).stat().st_mode | 0o044)
     model.config.architectures = ["GLMForConditionalGeneration"]
     (directory / CONFIG_FILE).write_text(model.config.to_json_string(), encoding="utf8")
     tokenizer.save(directory)

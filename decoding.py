@@ -2,7 +2,7 @@
 
 The loops are written in tensor operations and in one form of while, so the same code runs eagerly and is exported as a
 static program. `step(tokens, number, cache)` stands for the model: it gives the logits that follow the tokens, and the
-cache grown by one. Every random number comes in as an input: graph operators that draw cannot be seeded in all runtimes.
+cache grown by one. Every random number comes in as an input: operators that draw cannot be seeded in all runtimes.
 """
 
 import numpy as np
@@ -236,8 +236,8 @@ def search_beams(step, cache, history, inputs, config, special, banned):
 def initial_beams(history, num_beams, sop):
     """State of a beam search before its first step; history: [batch * beams, start] int64.
 
-    Returns number [1], tokens [batch * beams], done [batch], history, open scores [batch, beams] (of the equal beams only
-    the first may be extended), finished scores [batch, beams], finished texts [batch, beams, start].
+    Returns number [1], tokens [batch * beams], done [batch], history, open scores [batch, beams] (of the equal beams
+    only the first may be extended), finished scores [batch, beams], finished texts [batch, beams, start].
     """
     rows = paddle.shape(history)[0]
     batch = rows // num_beams
@@ -312,7 +312,7 @@ def take_beams(texts, places):
 
 
 def beam_rows(places, count):
-    """Row numbers, in a tensor that holds `count` rows a prompt, of places [batch, m] within each prompt: [batch * m]."""
+    """Row numbers, in a tensor with `count` rows a prompt, of places [batch, m] within each prompt: [batch * m]."""
     first = paddle.arange(paddle.shape(places)[0], dtype="int64").unsqueeze(1) * count
     return (first + places).flatten()
 

@@ -16,5 +16,5 @@ def one_line_errors():
     try:
         yield
     except UserError as error:
-        print("error: " + " ".join(str(error).split("\n")), file=sys.stderr, flush=True)
+        print("error: " + " ".join(str(error).splitlines()), file=sys.stderr, flush=True)
         raise SystemExit(USAGE_ERROR) from None

@@ -17,8 +17,9 @@ def main(argv=None):
     """Parse the command line and run."""
     import tasks
     from training import DataArguments, ModelArguments, finetune
-    from training_arguments import GLMTrainingArguments
+    from training_arguments import GLMTrainingArguments, set_up_logging
 
+    set_up_logging()
     with one_line_errors():
         model_args, data_args, args = parse((ModelArguments, DataArguments, GLMTrainingArguments), argv, __doc__)
         splits = tasks.question_generation(data_args.task_name, args.do_train, args.do_eval)

@@ -1,4 +1,4 @@
-"""A decoder as a static program on disk: PREFIX.pdmodel, PREFIX.pdiparams, PREFIX_generation_config.json, the tokenizer.
+"""A decoder as a static program: PREFIX.pdmodel, PREFIX.pdiparams, PREFIX_generation_config.json and the tokenizer.
 
 save() needs paddle; describe() and the paths do not, so that what runs a program need not import it.
 """
@@ -76,9 +76,10 @@ def describe(directory, prefix):
 def save(model, tokenizer, config, directory, prefix, dtype="float32"):
     """Export a model with its search loop.
 
-    model: modeling.GLMForConditionalGeneration, float32. config: GenerationConfig; its structure is fixed in the program,
-    the rest becomes the defaults of the program's inputs. dtype: of the stored weights. float16 halves the file; the program
-    computes in float32, for CPU has no float16 kernels. The model is used up: it holds the stored weights afterwards.
+    model: modeling.GLMForConditionalGeneration, float32. config: GenerationConfig; its structure is fixed in the
+    program, the rest becomes the defaults of the program's inputs. dtype: of the stored weights. float16 halves the
+    file; the program computes in float32, for CPU has no float16 kernels. The model is used up: it holds the stored
+    weights afterwards.
     """
     import paddle
 
@@ -105,7 +106,7 @@ def save(model, tokenizer, config, directory, prefix, dtype="float32"):
 
 
 def with_stored_dtype(decoder, dtype):
-    """A Decoder whose weights are stored in another dtype and cast to float32 by the first operations of its program."""
+    """A Decoder whose weights are stored in another dtype; its program begins with casting them to float32."""
     import paddle
 
     from decoding import Decoder

@@ -41,6 +41,6 @@ def dureader_qg(split):
         return Path(DuReaderQG()._get_data(split))
     except Exception as error:
         raise UserError(
-            f"dureader_qg could not be downloaded ({type(error).__name__}): check the network, or give the directory of "
-            "its train.json and dev.json as --task_name; demo_qg needs no network"
+            f"dureader_qg could not be downloaded ({type(error).__name__}): check the network, or give the directory "
+            "of its train.json and dev.json as --task_name; demo_qg needs no network"
         ) from None

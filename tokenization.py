@@ -50,6 +50,7 @@ class Tokenizer:
         except (OSError, RuntimeError) as error:
             raise TokenizerError(f"{model_file}: not a sentencepiece model ({str(error).splitlines()[0]})") from None
         self.special_ids = self._read_special_ids()
+        self.special_numbers = frozenset(self.special_ids.values())
         self.cls_id = self.special_ids["[CLS]"]
         self.mask_id = self.special_ids["[gMASK]"]
         self.eos_id = self.special_ids["<|endoftext|>"]
@@ -65,6 +66,8 @@ class Tokenizer:
                 ids = json.loads(path.read_text(encoding="utf8"))
             except ValueError as error:
                 raise TokenizerError(f"{path}: not JSON ({error})") from None
+            if not isinstance(ids, dict) or not all(type(number) is int for number in ids.values()):
+                raise TokenizerError(f"{path}: must hold one object, from pieces to their ids")
         for piece in SPECIAL_PIECES:
             ids.setdefault(piece, self.pieces.PieceToId(piece))
         missing = [piece for piece in SPECIAL_PIECES if ids[piece] == self.pieces.unk_id()]
@@ -72,24 +75,27 @@ class Tokenizer:
             raise TokenizerError(
                 f"{self.directory}: no ids for {', '.join(missing)}; put {ADDED_TOKENS_FILE} beside {MODEL_FILE}"
             )
-        return {piece: ids[piece] for piece in SPECIAL_PIECES}
+        special_ids = {piece: ids[piece] for piece in SPECIAL_PIECES}
+        if len(set(special_ids.values())) < len(SPECIAL_PIECES) or min(special_ids.values()) < 0:
+            raise TokenizerError(f"{path}: every special piece needs an id of its own")
+        return special_ids
 
     def __len__(self):
         """Number of ids, special pieces included: one more than the highest."""
         return max(len(self.pieces), max(self.special_ids.values()) + 1)
 
     def encode(self, text):
-        """Ids of a text, without special pieces."""
-        return self.pieces.Encode(text)
+        """Ids of a text, without special pieces: where the sentencepiece model knows them, they are taken out."""
+        special = self.special_numbers
+        return [piece_id for piece_id in self.pieces.Encode(text) if piece_id not in special]
 
     def decode(self, ids):
         """Text of ids; special pieces are left out, and so is everything from the first <|endofpiece|> on."""
-        special = set(self.special_ids.values())
         text_ids = []
         for piece_id in map(int, ids):
             if piece_id == self.eop_id:
                 break
-            if piece_id not in special and piece_id < len(self.pieces):
+            if piece_id not in self.special_numbers and piece_id < len(self.pieces):
                 text_ids.append(piece_id)
         return self.pieces.Decode(text_ids)
 
@@ -100,7 +106,7 @@ class Tokenizer:
         embedding matrix (vocab_size of them) that belong to no piece.
         """
         no_text = [i for i in range(len(self.pieces)) if self.pieces.IsControl(i) or self.pieces.IsUnknown(i)]
-        banned = {*no_text, *self.special_ids.values(), *range(len(self), vocab_size)} - {self.eop_id}
+        banned = {*no_text, *self.special_numbers, *range(len(self), vocab_size)} - {self.eop_id}
         return tuple(sorted(banned))
 
     def save(self, directory):
@@ -111,6 +117,20 @@ class Tokenizer:
         if not (model_file.exists() and model_file.samefile(self.directory / MODEL_FILE)):
             shutil.copyfile(self.directory / MODEL_FILE, model_file)
         write_configuration(target, self.special_ids)
+
+
+def complete(directory):
+    """Make a directory that may hold the sentencepiece model alone a tokenizer: write the ids of the special pieces.
+
+    They are numbered as the published vocabulary numbers them. A model that knows them itself is left as it is.
+    """
+    import sentencepiece
+
+    if (Path(directory) / ADDED_TOKENS_FILE).is_file():
+        return
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(Path(directory) / MODEL_FILE))
+    if pieces.PieceToId("[gMASK]") == pieces.unk_id():
+        write_configuration(directory, {piece: len(pieces) + i for i, piece in enumerate(SPECIAL_PIECES)})
 
 
 def write_configuration(directory, special_ids):

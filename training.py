@@ -55,7 +55,7 @@ def finetune(model_args, data_args, args, splits, template):
     model_args: ModelArguments. data_args: DataArguments. args: GLMTrainingArguments. splits: {"train": path or None,
     "dev": path or None}. template: name in data.TEMPLATES.
     """
-    generation = to_generation_config(data_args, args.seed)
+    generation = to_generation_config(data_args, args.seed) if args.do_eval else None
     last_checkpoint = prepare_output_dir(args)
     set_seed(args.seed)
     directory = checkpoint.resolve(model_args.model_name_or_path)

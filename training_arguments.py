@@ -1,6 +1,7 @@
 """paddlenlp's TrainingArguments with what this project adds and mends. Importing it imports paddle."""
 
 import os
+import sys
 from dataclasses import dataclass, field
 
 import paddle
@@ -11,6 +12,12 @@ from paddlenlp.utils.log import logger
 from arguments import UsageError, choice
 
 
+def set_up_logging():
+    """Log to stdout, without the dump of every argument (args.json has them): stderr is for errors and progress."""
+    logger.handler.stream = sys.stdout
+    logger.set_level("INFO")
+
+
 @dataclass
 class GLMTrainingArguments(TrainingArguments):
     """Training: paddlenlp's TrainingArguments, and the objective's and the schedule's own."""
@@ -19,6 +26,7 @@ class GLMTrainingArguments(TrainingArguments):
     lr_decay_ratio: float = choice(
         0.1, "The linear schedule ends at this fraction of learning_rate; other schedules do not use it."
     )
+    group_by_length: bool = choice(True, "Put rows of similar length into a batch, so that little is padded.")
     evaluation_strategy: IntervalStrategy = field(
         default="no",
         metadata={"help": "no, steps or epoch. Default: steps where --eval_steps is given or --do_eval is set."},
@@ -29,6 +37,8 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError(f"--label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         if not 0 <= self.lr_decay_ratio <= 1:
             raise UsageError(f"--lr_decay_ratio is {self.lr_decay_ratio}; it must be between 0 and 1")
+        # Left open, paddlenlp takes the same and announces that this will change.
+        self.report_to = self.report_to or "visualdl"
         if not paddle.is_compiled_with_cuda():
             self.use_float32_on_cpu()
         if self.evaluation_strategy == "no" and self.eval_steps:

@@ -14,6 +14,7 @@ import checkpoint
 import data
 import inference
 import metrics
+from batching import LengthGroupedBatchSampler
 from decoding import Decoder, run
 from generation_config import SpecialIds
 
@@ -34,7 +35,7 @@ class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
 class GLMTrainer(Trainer):
     """Trains on lists of data.Encoded; evaluates by loss and by what is generated.
 
-    tokenizer: tokenization.Tokenizer. generation: GenerationConfig that evaluation decodes with.
+    tokenizer: tokenization.Tokenizer. generation: GenerationConfig that evaluation decodes with, None without evaluation.
     """
 
     def __init__(self, *, tokenizer, generation, **kwargs):
@@ -63,6 +64,18 @@ class GLMTrainer(Trainer):
             if getattr(clip, "last_norm", None) is not None:
                 logs["grad_norm"] = round(float(clip.last_norm), 6)
         super().log(logs, **kwargs)
+
+    def _get_train_sampler(self):
+        return LengthGroupedBatchSampler(
+            self.train_dataset,
+            [len(row.source_ids) + len(row.target_ids) for row in self.train_dataset],
+            self.args.per_device_train_batch_size,
+            self.args.seed,
+            group=self.args.group_by_length,
+            num_replicas=self.args.dataset_world_size,
+            rank=self.args.dataset_rank,
+            drop_last=self.args.dataloader_drop_last,
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False):
         """Mean loss over the target tokens of a batch from collate()."""
@@ -157,7 +170,9 @@ class GLMTrainer(Trainer):
         """Train, and go back to the best checkpoint where load_best_model_at_end asks for it."""
         # The parent would look for the best model in a file that _save() does not write.
         load_best, self.args.load_best_model_at_end = self.args.load_best_model_at_end, False
-        result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
+        # A checkpoint finds the optimizer's state by names that count up over the life of a process.
+        with paddle.utils.unique_name.guard():
+            result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
         self.args.load_best_model_at_end = load_best
         if load_best and self.state.best_model_checkpoint:
             checkpoint.load_weights(unwrap_model(self.model), self.state.best_model_checkpoint)
@@ -165,7 +180,7 @@ class GLMTrainer(Trainer):
 
 
 class Meter:
-    """Counts tokens and the time they took. Counts stay tensors until they are read: reading one waits for the device."""
+    """Counts tokens and the time they took. Counts stay tensors until read: reading one waits for the device."""
 
     def __init__(self):
         self.total = self.since_lap = 0

@@ -1,0 +1,173 @@
+"""modeling.py against paddlenlp's own GLM, definitions written in NumPy, and itself computed in other ways."""
+
+import models
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+import data
+from modeling import Prefix
+
+LENGTHS = [(9, 4), (5, 7), (12, 1), (7, 6)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.make_model()
+
+
+def dense_mask(batch):
+    """The batch's attention as a square, float32 [batch, 1, length, length]."""
+    mask = data.attention_mask(batch["source_length"].numpy(), batch["input_ids"].shape[1])
+    return paddle.to_tensor(mask.astype("float32"))
+
+
+def gradients(model, loss):
+    """Gradients of all parameters by name, after backward(); they are cleared in the model."""
+    loss.backward()
+    result = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    model.clear_gradients()
+    return result
+
+
+def assert_same_gradients(actual, expected, tolerance=1e-6):
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-5, atol=tolerance, err_msg=name)
+        assert np.abs(value).max() > 100 * tolerance, f"{name}: nothing to compare"
+
+
+def loss_by_definition(logits, labels, smoothing):
+    """Mean cross entropy of float64 softmax at labels >= 0 with (1 - s) on the label and s spread over all pieces."""
+    probabilities = np.exp(logits.astype("float64"))
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    losses = []
+    for place in zip(*np.nonzero(labels >= 0), strict=True):
+        wanted = np.full(logits.shape[-1], smoothing / logits.shape[-1])
+        wanted[labels[place]] += 1 - smoothing
+        losses.append(-(wanted * np.log(probabilities[place])).sum())
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("attention_scale", [1.0, 8.0])
+def test_logits_equal_stock_paddlenlp_on_a_ragged_batch(attention_scale):
+    model = models.make_model(attention_scale=attention_scale)
+    batch = models.training_batch(models.random_rows(LENGTHS))
+    mask = dense_mask(batch)
+    expected, _ = models.stock_twin(model)(batch["input_ids"], batch["position_ids"], mask)
+    actual = model(batch["input_ids"], batch["position_ids"], mask)
+    np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_source_length_says_the_same_as_the_square_mask(model):
+    batch = models.training_batch(models.random_rows(LENGTHS))
+    by_length = model(batch["input_ids"], batch["position_ids"], batch["source_length"])
+    by_square = model(batch["input_ids"], batch["position_ids"], dense_mask(batch))
+    np.testing.assert_allclose(by_length.numpy(), by_square.numpy(), rtol=0, atol=1e-6)
+
+
+def test_without_mask_and_positions_the_model_is_causal(model):
+    ids = paddle.to_tensor(np.random.default_rng(1).integers(0, models.TEXT, [2, 11]))
+    positions = np.stack([np.arange(11), np.zeros(11, np.int64)])[None].repeat(2, axis=0)
+    square = paddle.to_tensor(np.tril(np.ones([1, 1, 11, 11], "float32")))
+    expected, _ = models.stock_twin(model)(ids, paddle.to_tensor(positions), square)
+    np.testing.assert_allclose(model(ids).numpy(), expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_is_the_smoothed_cross_entropy_of_the_target_positions(model, smoothing):
+    batch = models.training_batch(models.random_rows(LENGTHS))
+    inputs = batch["input_ids"], batch["position_ids"], batch["source_length"]
+    loss = model(*inputs, labels=batch["labels"], label_smoothing=smoothing)
+    expected = loss_by_definition(model(*inputs).numpy(), batch["labels"].numpy(), smoothing)
+    np.testing.assert_allclose(float(loss), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradients_equal_those_of_a_loss_over_all_positions(model, smoothing):
+    batch = models.training_batch(models.random_rows(LENGTHS))
+    inputs = batch["input_ids"], batch["position_ids"], batch["source_length"]
+    actual = gradients(model, model(*inputs, labels=batch["labels"], label_smoothing=smoothing))
+
+    is_target = (batch["labels"] >= 0).astype("float32")
+    wanted = F.label_smooth(F.one_hot(batch["labels"].clip(min=0), models.VOCAB), epsilon=smoothing)
+    losses = -(wanted * F.log_softmax(model(*inputs), axis=-1)).sum(axis=-1)
+    expected = gradients(model, (losses * is_target).sum() / is_target.sum())
+    assert_same_gradients(actual, expected)
+
+
+def test_rows_of_a_batch_read_as_they_do_alone(model):
+    rows = models.random_rows(LENGTHS)
+    batch = models.training_batch(rows)
+    together = model(batch["input_ids"], batch["position_ids"], batch["source_length"]).numpy()
+    for row, logits in zip(rows, together, strict=True):
+        alone = models.training_batch([row])
+        expected = model(alone["input_ids"], alone["position_ids"], alone["source_length"]).numpy()[0]
+        np.testing.assert_allclose(logits[: len(expected)], expected, rtol=0, atol=1e-5)
+
+
+def test_padding_to_a_fixed_length_leaves_the_loss_alone(model):
+    batch = models.training_batch(models.random_rows(LENGTHS))
+    extra = 64 - batch["input_ids"].shape[1]
+    padded = {
+        "input_ids": F.pad(batch["input_ids"], [0, 0, 0, extra], value=models.PAD),
+        "position_ids": F.pad(batch["position_ids"], [0, 0, 0, 0, 0, extra]),
+        "attention_mask": batch["source_length"],
+        "labels": F.pad(batch["labels"], [0, 0, 0, extra], value=data.IGNORED_LABEL),
+    }
+    assert padded["input_ids"].shape == [len(LENGTHS), 64]
+    expected = model(batch["input_ids"], batch["position_ids"], batch["source_length"], labels=batch["labels"])
+    np.testing.assert_allclose(float(model(**padded)), float(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_decoding_with_the_cache_equals_reading_the_whole_text(model, num_beams):
+    rng = np.random.default_rng(2)
+    sources = [models.random_source(rng, length) for length in (6, 11, 4)]
+    targets = rng.integers(0, models.TEXT, [len(sources) * num_beams, 9])
+    rows = [models.encoded(sources[i // num_beams], target) for i, target in enumerate(targets)]
+    batch = models.training_batch(rows)
+    full = model(batch["input_ids"], batch["position_ids"], batch["source_length"]).numpy()
+
+    prompts = models.tensors(data.collate_prompts([models.encoded(source) for source in sources], models.PAD))
+    prefix = model.prefill(prompts["input_ids"], prompts["source_mask"], prompts["mask_index"])
+    assert isinstance(prefix, Prefix)
+    cache = model.empty_cache(paddle.to_tensor(len(rows), dtype="int32"))
+    read = np.concatenate([np.full([len(rows), 1], models.SOP), targets[:, :-1]], axis=1)
+    for step in range(read.shape[1]):
+        number = paddle.to_tensor([step], dtype="int64")
+        logits, cache = model.decode_step(paddle.to_tensor(read[:, step]), number, prefix, cache, num_beams)
+        expected = [full[i, len(row.source_ids) + step] for i, row in enumerate(rows)]
+        np.testing.assert_allclose(logits.numpy(), expected, rtol=0, atol=1e-5)
+    assert {tuple(tensor.shape) for tensor in cache} == {(len(rows), 4, read.shape[1], 12)}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_recompute_changes_neither_loss_nor_gradients(monkeypatch, dropout):
+    model = models.make_model(embedding_dropout_prob=dropout, output_dropout_prob=dropout)
+    model.train()
+    batch = models.training_batch(models.random_rows(LENGTHS))
+    calls, block = [], model.block
+    monkeypatch.setattr(model, "block", lambda *inputs: calls.append(1) or block(*inputs))
+    results = {}
+    for recompute in (False, True):
+        model.glm.transformer.enable_recompute = recompute
+        paddle.seed(5)
+        calls.clear()
+        loss = model(batch["input_ids"], batch["position_ids"], batch["source_length"], labels=batch["labels"])
+        results[recompute] = float(loss), gradients(model, loss), len(calls)
+    assert (results[False][2], results[True][2]) == (3, 6)
+    np.testing.assert_allclose(results[True][0], results[False][0], rtol=1e-6)
+    assert_same_gradients(results[True][1], results[False][1])
+
+
+def test_dropout_acts_in_training_only():
+    model = models.make_model(attention_dropout_prob=0.3)
+    batch = models.training_batch(models.random_rows(LENGTHS))
+    inputs = batch["input_ids"], batch["position_ids"], batch["source_length"]
+    evaluated = [model(*inputs).numpy() for _ in range(2)]
+    model.train()
+    trained = model(*inputs).numpy()
+    assert np.array_equal(*evaluated)
+    assert np.abs(trained - evaluated[0]).max() > 0.01
