@@ -46,7 +46,7 @@ def build(cache_dir=None):
     cache_dir: where to keep it; default the environment's GLM_CACHE_DIR, or .cache beside this file.
     """
     corpus = demo_texts()
-    recipe = json.dumps([corpus, PIECES, CONFIG, SEED], ensure_ascii=False).encode("utf8")
+    recipe = json.dumps([corpus, Path(__file__).read_text(encoding="utf8")], ensure_ascii=False).encode("utf8")
     cache = Path(cache_dir or os.environ.get("GLM_CACHE_DIR") or ROOT / ".cache")
     target = cache / f"{NAME}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     if target.is_dir():
@@ -106,7 +106,10 @@ def write_model(directory):
 
     text = json.dumps(CONFIG, ensure_ascii=False, indent=2)
     (Path(directory) / "config.json").write_text(text + "\n", encoding="utf8")
-    save_file(random_weights(), str(Path(directory) / "model.safetensors"), metadata={"format": "np"})
+    weights_file = Path(directory) / "model.safetensors"
+    save_file(random_weights(), str(weights_file), metadata={"format": "np"})
+    # safetensors makes a file that only its owner can read; a cache may be shared.
+    weights_file.chmod(0o644)
 
 
 def random_weights():

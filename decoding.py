@@ -164,7 +164,7 @@ def draw(candidates, noise):
     """Draw without replacement by the inverse of the cumulative distribution.
 
     candidates: weights [rows, n] and ids [rows, n]. noise: [rows, draws], uniform in [0, 1).
-    Returns ids [rows, draws]; a row with fewer candidates than draws repeats its last one.
+    Returns ids [rows, draws]; a row with fewer candidates than draws is filled up with ids[:, 0].
     """
     weights, ids = candidates
     places = paddle.arange(weights.shape[-1], dtype="int64").unsqueeze(0)
@@ -273,7 +273,10 @@ def best_extensions(logits, bias, open_scores, inputs, config, noise):
     allowed = (probabilities > 0).astype("float32").reshape([-1, num_beams * vocab])
     everywhere = paddle.arange(num_beams * vocab, dtype="int64").unsqueeze(0) + paddle.zeros_like(totals, dtype="int64")
     drawn = draw((F.softmax(totals, axis=-1) * allowed, everywhere), noise)
-    scores, order = paddle.topk(paddle.take_along_axis(totals, drawn, axis=1), 2 * num_beams)
+    # With fewer candidates than draws some come again. They must lose, or equal beams would stay equal to the end.
+    same = (drawn.unsqueeze(2) == drawn.unsqueeze(1)).astype("float32")
+    repeated = paddle.clip(paddle.tril(same, -1).sum(axis=2), max=1.0)
+    scores, order = paddle.topk(paddle.take_along_axis(totals, drawn, axis=1) + repeated * BANNED, 2 * num_beams)
     places = paddle.take_along_axis(drawn, order, axis=1)
     pieces = paddle.take_along_axis(ids.reshape([-1, num_beams * vocab]), places, axis=1)
     return scores, places // vocab, pieces

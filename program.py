@@ -121,7 +121,7 @@ def with_stored_dtype(decoder, dtype):
         @paddle.jit.not_to_static
         def cast_and_decode(self, inputs):
             """decode() while every parameter is shadowed by its float32 copy."""
-            with shadowed({slot: parameter.astype("float32") for slot, parameter in parameter_slots(self.model)}):
+            with shadowed({slot: paddle.cast(parameter, "float32") for slot, parameter in parameter_slots(self.model)}):
                 return self.decode(inputs)
 
     for (layer, name), parameter in parameter_slots(decoder.model):

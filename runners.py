@@ -48,6 +48,8 @@ class FastDeployRunner:
         option = fastdeploy.RuntimeOption()
         option.set_model_path(str(program.model_file), str(program.params_file))
         if device == "gpu":
+            if not fastdeploy.is_built_with_gpu():
+                raise ProgramError("--device gpu: this FastDeploy is built for CPU; install its GPU build")
             option.use_gpu()
         else:
             option.use_cpu()

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent
 def question_generation(name_or_path, need_train, need_dev):
     """{"train": path, "dev": path} of a question generation task; a split that is not needed may be None.
 
-    name_or_path: "demo_qg" (ships with the project), "dureader_qg" (paddlenlp downloads it), a file (for training; for
-    evaluation too if there is nothing else) or a directory with train.json and dev.json (or .jsonl).
+    name_or_path: "demo_qg" (ships with the project), "dureader_qg" (paddlenlp downloads it), a file (for training,
+    or for evaluation alone) or a directory with train.json and dev.json (or .jsonl).
     Raises UserError for what is not there.
     """
     path = Path(name_or_path)
@@ -24,7 +24,11 @@ def question_generation(name_or_path, need_train, need_dev):
             for split, needed in (("train", need_train), ("dev", need_dev))
         }
     splits = records.find_splits(path)
-    if need_dev and splits["dev"] is None:
+    if path.is_dir():
+        for split, needed in (("train", need_train), ("dev", need_dev)):
+            if needed and splits[split] is None:
+                raise UserError(f"{path}: no {split}.json here; put it there (.jsonl will do), or give a file")
+    elif need_dev:
         if need_train:
             raise UserError(
                 f"{path} is one file, for training; for --do_eval give a directory with train.json and dev.json"

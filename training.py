@@ -181,14 +181,16 @@ def train(trainer, last_checkpoint):
 
 def evaluate(trainer):
     """Evaluate, write predictions.jsonl; the numbers for all_results.json."""
-    scores = trainer.evaluate()
-    inference.write_answers(trainer.answers, Path(trainer.args.output_dir) / "predictions.jsonl")
+    scores = trainer.scores or trainer.evaluate()
+    if trainer.answers:
+        inference.write_answers(trainer.answers, Path(trainer.args.output_dir) / "predictions.jsonl")
     renamed = {}
     for name, value in scores.items():
         bare = name.removeprefix("eval_")
         renamed[bare if bare in metrics.SCORES else name] = value
     for name in ("eval_loss", "eval_perplexity", *metrics.SCORES):
-        logger.info(f"{name}: {renamed[name]:.4f}")
+        if name in renamed:
+            logger.info(f"{name}: {renamed[name]:.4f}")
     return renamed
 
 

@@ -10,6 +10,9 @@ from paddlenlp.trainer.trainer_utils import IntervalStrategy
 from paddlenlp.utils.log import logger
 
 from arguments import UsageError, choice
+from metrics import SCORES
+
+LOSSES = ("loss", "perplexity")
 
 
 def set_up_logging():
@@ -37,6 +40,7 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError(f"--label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         if not 0 <= self.lr_decay_ratio <= 1:
             raise UsageError(f"--lr_decay_ratio is {self.lr_decay_ratio}; it must be between 0 and 1")
+        self.check_evaluation()
         # Left open, paddlenlp takes the same and announces that this will change.
         self.report_to = self.report_to or "visualdl"
         if not paddle.is_compiled_with_cuda():
@@ -49,6 +53,24 @@ class GLMTrainingArguments(TrainingArguments):
             super().__post_init__()
         except (ValueError, AssertionError) as error:
             raise UsageError(f"training arguments: {error}") from None
+
+    def check_evaluation(self):
+        """Raise UsageError for flags of paddlenlp's that other scripts stand for, and for scores that there are not."""
+        if self.do_predict:
+            raise UsageError("--do_predict: predict_generation.py predicts; --do_eval writes predictions.jsonl too")
+        if self.do_export:
+            raise UsageError("--do_export: export_generation_model.py exports")
+        for name in ("tensor_parallel_degree", "pipeline_parallel_degree", "sep_parallel_degree"):
+            if getattr(self, name) > 1:
+                raise UsageError(f"--{name} {getattr(self, name)}: this version runs the whole model in every process")
+        if self.sharding:
+            raise UsageError("--sharding: this version keeps the whole optimizer in every process; leave it out")
+        best = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        known = LOSSES if self.prediction_loss_only else (*LOSSES, *SCORES)
+        if best not in known:
+            raise UsageError(f"--metric_for_best_model is {best}; it must be one of {', '.join(known)}")
+        if best == "perplexity" and self.greater_is_better is None:
+            self.greater_is_better = False
 
     def use_float32_on_cpu(self):
         """Turn half precision off where it cannot run, and say so once."""

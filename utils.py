@@ -35,7 +35,7 @@ class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
 class GLMTrainer(Trainer):
     """Trains on lists of data.Encoded; evaluates by loss and by what is generated.
 
-    tokenizer: tokenization.Tokenizer. generation: GenerationConfig that evaluation decodes with, None without evaluation.
+    tokenizer: tokenization.Tokenizer. generation: GenerationConfig of evaluation, None without it.
     """
 
     def __init__(self, *, tokenizer, generation, **kwargs):
@@ -43,6 +43,7 @@ class GLMTrainer(Trainer):
         self.generation = generation
         self.meter = Meter()
         self.answers = []
+        self.scores = None
 
     def collate(self, rows):
         """A batch of data.Encoded as arrays for the model, with the number of its real tokens."""
@@ -52,6 +53,7 @@ class GLMTrainer(Trainer):
 
     def training_step(self, model, inputs):
         """One forward and backward pass over a micro-batch."""
+        self.scores = None
         self.meter.add(inputs.pop("num_tokens"))
         return super().training_step(model, inputs)
 
@@ -106,20 +108,25 @@ class GLMTrainer(Trainer):
         return self.lr_scheduler
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Loss, perplexity and scores of generated texts on eval_dataset, as "eval_…"; self.answers keeps the texts."""
+        """Loss, perplexity and scores of generated texts on eval_dataset, as "eval_…"; args.prediction_loss_only leaves
+        the texts out.
+
+        self.answers keeps the texts, and self.scores the results until the weights change.
+        """
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         start = time.time()
         model = unwrap_model(self.model)
         model.eval()
         loss = self.mean_loss(model, rows)
-        self.answers = self.generate(model, rows)
-        scores = metrics.score(
-            [answer.prediction for answer in self.answers], [answer.target for answer in self.answers]
-        )
+        scores = {}
+        if not self.args.prediction_loss_only:
+            self.answers = self.generate(model, rows)
+            scores = metrics.score(*zip(*((row.prediction, row.target) for row in self.answers), strict=True))
         model.train()
         results = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), **scores}
         results = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
         results.update(speed_metrics(metric_key_prefix, start, num_samples=len(rows)))
+        self.scores = dict(results)
         self.log(results)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
         return results
@@ -162,6 +169,12 @@ class GLMTrainer(Trainer):
         if self.args.should_save:
             checkpoint.save_model(unwrap_model(self.model), self.tokenizer, output_dir or self.args.output_dir)
 
+    def _save_checkpoint(self, model, metrics=None):
+        super()._save_checkpoint(model, metrics)
+        # The parent keeps to save_total_limit on rank 0 of several only; a single process has no rank.
+        if self.args.local_rank == -1:
+            self._rotate_checkpoints(output_dir=self.args.output_dir)
+
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if resume_from_checkpoint:
             checkpoint.load_weights(unwrap_model(self.model), resume_from_checkpoint)
@@ -176,6 +189,7 @@ class GLMTrainer(Trainer):
         self.args.load_best_model_at_end = load_best
         if load_best and self.state.best_model_checkpoint:
             checkpoint.load_weights(unwrap_model(self.model), self.state.best_model_checkpoint)
+            self.scores = None
         return result
 
 
@@ -195,7 +209,7 @@ class Meter:
     def lap(self):
         """Tokens per second since the last lap."""
         count, now = int(self.since_lap), time.time()
-        speed = count / max(now - (self.lap_start or now), 1e-9)
+        speed = count / max(now - (now if self.lap_start is None else self.lap_start), 1e-9)
         self.total, self.since_lap, self.lap_start = self.total + count, 0, now
         return speed
 

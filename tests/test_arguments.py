@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 from dataclasses import dataclass
 from enum import Enum
 from typing import List, Optional, Union  # noqa: UP035  paddlenlp's own dataclasses are written with these
@@ -50,7 +49,7 @@ BOTH = (Run, Reports)
 FIELDS = {field.name: field for cls in BOTH for field in dataclasses.fields(cls)}
 
 
-@pytest.fixture()
+@pytest.fixture
 def config(tmp_path):
     """A function that writes a configuration file, from text or an object, and returns its path."""
 
@@ -237,14 +236,15 @@ tokens = st.one_of(
 def assert_parses_or_ends_in_one_line(capsys, argv):
     """A command line either gives the arguments or ends with one line and exit code 2."""
     capsys.readouterr()
+    code = None
     try:
         assert [type(part) for part in parse(BOTH, argv)] == [Run, Reports]
     except SystemExit as ended:
-        assert ended.code == 2
-        assert len(capsys.readouterr().err.splitlines()) == 1
+        code = ended.code
+    assert (code, len(capsys.readouterr().err.splitlines())) in ((None, 0), (2, 1))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(tokens, max_size=6))
 def test_no_command_line_ends_in_a_traceback(capsys, argv):
     assert_parses_or_ends_in_one_line(capsys, argv)
@@ -257,14 +257,18 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(max_size=4), json_values, max_size=3))
 def test_no_configuration_file_ends_in_a_traceback(capsys, config, content):
     assert_parses_or_ends_in_one_line(capsys, [config(content), "--output_dir", "out"])
 
 
-@settings(max_examples=100)
-@given(st.builds(Run, st.text(max_size=3), st.integers(), st.floats(allow_nan=False), st.booleans(), st.booleans()))
+# argparse of Python 3.10 drops a "--" wherever it stands.
+names = st.text(max_size=3).filter(lambda text: text != "--")
+
+
+@settings(max_examples=60)
+@given(st.builds(Run, names, st.integers(), st.floats(allow_nan=False), st.booleans(), st.booleans()))
 def test_what_a_file_or_flags_spell_is_what_is_parsed(tmp_path_factory, wanted):
     path = tmp_path_factory.mktemp("spelled") / "run.json"
     values = {name: value for name, value in vars(wanted).items() if name != "limit"}
@@ -323,76 +327,3 @@ def test_conflicting_decoding_flags_are_named(flags, expected):
 def test_shipped_prompt_flags_know_their_choices(capsys):
     assert parse((PromptArguments,), ["--on_bad_data", "skip"])[0].on_bad_data == "skip"
     assert "error, skip" in mistake(capsys, ["--on_bad_data", "x"], (PromptArguments,))
-
-
-class TestTrainingArguments:
-    """paddlenlp's own arguments with this project's, through the same parser."""
-
-    @pytest.fixture()
-    def training(self, tmp_path):
-        """A function from flags to GLMTrainingArguments."""
-        from training_arguments import GLMTrainingArguments
-
-        def parsed(*argv):
-            return parse((GLMTrainingArguments,), ["--output_dir", str(tmp_path / "out"), *argv])[0]
-
-        return parsed
-
-    def test_every_field_is_a_flag_that_takes_its_own_default(self, training, tmp_path):
-        arguments = training()
-        fields = [field for field in dataclasses.fields(arguments) if field.init]
-        assert len(fields) > 80
-        for field in fields:
-            if isinstance(field.default, (bool, int, float)):
-                assert getattr(training(f"--{field.name}={field.default}"), field.name) == getattr(arguments, field.name)
-
-    def test_help_lists_every_field(self, capsys):
-        from training_arguments import GLMTrainingArguments
-
-        with pytest.raises(SystemExit) as ended:
-            parse((GLMTrainingArguments,), ["--help"])
-        assert ended.value.code == 0
-        shown = capsys.readouterr().out.split()
-        assert all(f"--{field.name}" in shown for field in dataclasses.fields(GLMTrainingArguments) if field.init)
-
-    def test_eval_steps_turns_evaluation_on(self, training):
-        assert training().evaluation_strategy.value == "no"
-        arguments = training("--eval_steps", "5")
-        assert (arguments.evaluation_strategy.value, arguments.eval_steps) == ("steps", 5)
-        assert training("--eval_steps", "5", "--evaluation_strategy", "epoch").evaluation_strategy.value == "epoch"
-
-    def test_half_precision_on_cpu_is_turned_off_with_one_warning(self, training, monkeypatch):
-        import training_arguments
-
-        warnings = []
-        monkeypatch.setattr(training_arguments.paddle, "is_compiled_with_cuda", lambda: False)
-        monkeypatch.setattr(training_arguments.logger, "warning", warnings.append)
-        arguments = training("--fp16", "--fp16_opt_level", "O2", "--bf16_full_eval")
-        assert (arguments.fp16, arguments.bf16_full_eval, arguments.fp16_opt_level) == (False, False, "O1")
-        assert [text for text in warnings if "float32" in text] == [
-            "--fp16 needs a GPU; on CPU everything is computed in float32"
-        ]
-
-    def test_sharding_is_text_and_report_to_none_reports_to_nobody(self, training):
-        arguments = training("--sharding", "stage1", "--report_to", "none")
-        assert [option.value for option in arguments.sharding] in ([], ["stage1"])  # paddlenlp drops it for one process
-        assert arguments.report_to == []
-
-    @pytest.mark.parametrize(
-        ("flags", "expected"),
-        [
-            (["--label_smoothing", "1"], "--label_smoothing is 1.0; it must be at least 0 and below 1"),
-            (["--label_smoothing", "-0.1"], "--label_smoothing is -0.1"),
-            (["--lr_decay_ratio", "2"], "--lr_decay_ratio is 2.0"),
-            (["--evaluation_strategy", "often"], "often is not a valid IntervalStrategy"),
-            (["--output_dir", __file__], "is a file; give a directory"),
-        ],
-    )
-    def test_bad_values_are_told_in_one_line(self, training, flags, expected, capsys):
-        logging.getLogger("PaddleNLP").disabled = False
-        with pytest.raises(SystemExit) as ended:
-            training(*flags)
-        told = capsys.readouterr().err.splitlines()
-        assert ended.value.code == 2
-        assert expected in told[-1]
-        assert told[-1].startswith("error: ")

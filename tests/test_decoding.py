@@ -12,6 +12,8 @@ from generation_config import GenerationConfig, SpecialIds, draws, feeds
 
 VOCAB, EOP, SOP, PAD = 32, 3, 29, 30
 BANNED = (0, 29, 30, 31)
+# Made likely, so that texts end in time and n-grams would come again.
+FAVOURITES = [EOP, 5, 6, 7]
 SPECIAL = SpecialIds(SOP, EOP, PAD, BANNED)
 few_examples = settings(max_examples=25)
 seeds = st.integers(0, 2**16)
@@ -20,19 +22,22 @@ seeds = st.integers(0, 2**16)
 class Scores:
     """Random logits that depend on the seed, the prompt and the whole text so far: a "model" without a network.
 
-    ends: for each prompt the step at which <|endofpiece|> is all but certain.
+    ends: for each prompt the step at which <|endofpiece|> is all but certain, having been all but impossible.
+    first: a piece that all texts begin with.
     """
 
-    def __init__(self, seed, scale=2.0, ends=(), forbidden_bonus=0.0):
-        self.seed, self.scale, self.ends, self.forbidden_bonus = seed, scale, ends, forbidden_bonus
+    def __init__(self, seed, scale=2.0, ends=(), forbidden_bonus=0.0, first=None):
+        self.seed, self.scale, self.ends, self.forbidden_bonus, self.first = seed, scale, ends, forbidden_bonus, first
         self.steps = 0
 
     def after(self, prompt, text):
         logits = np.random.default_rng([self.seed, prompt, *text]).standard_normal(VOCAB) * self.scale
-        logits[EOP] += 1.5
+        logits[FAVOURITES] += 3.0
         logits[list(BANNED)] += self.forbidden_bonus
-        if self.ends and len(text) >= self.ends[prompt]:
-            logits[EOP] += 100.0
+        if self.ends:
+            logits[EOP] += 100.0 if len(text) >= self.ends[prompt] else -100.0
+        if self.first is not None and len(text) == 0:
+            logits[self.first] += 100.0
         return logits.astype("float32").astype("float64")
 
     def step_of(self, prompts, num_beams=1):
@@ -172,10 +177,10 @@ def test_sampled_beams_hold_likely_pieces_of_their_own_texts(seed, num_beams, to
 
 
 @few_examples
-@given(seeds, st.integers(2, 4), st.integers(2, 3))
-def test_sampled_beams_are_distinct_texts_though_few_pieces_are_allowed(seed, num_beams, top_k):
-    config = GenerationConfig(num_beams=num_beams, do_sample=True, top_k=top_k, max_new_tokens=8, seed=seed)
-    for texts in decode(Scores(seed), config, range(2)):
+@given(seeds, st.integers(2, 4), st.sampled_from([{"top_k": 2}, {"top_p": 0.9}]), st.sampled_from([None, 5]))
+def test_sampled_beams_are_distinct_texts_though_few_pieces_are_allowed(seed, num_beams, choices, first):
+    config = GenerationConfig(num_beams=num_beams, do_sample=True, max_new_tokens=8, seed=seed, **choices)
+    for texts in decode(Scores(seed, first=first), config, range(2)):
         assert len(set(map(tuple, trimmed(texts)))) == num_beams
 
 
@@ -237,7 +242,8 @@ def test_decoding_stops_when_every_text_has_ended(choices):
     scores = Scores(12, ends=(2, 5, 3))
     ids = decode(scores, GenerationConfig(max_new_tokens=100, early_stopping=True, **choices), range(3))
     assert scores.steps == 6 == ids.shape[2]
-    assert all(len(text) <= end + 1 for texts, end in zip(ids, scores.ends, strict=True) for text in trimmed(texts))
+    lengths = [[len(text) for text in trimmed(texts)] for texts in ids]
+    assert lengths == [[end + 1] * len(ids[0]) for end in scores.ends]
 
 
 @given(seeds, st.sampled_from([0.4, 1.0, 2.5]), st.integers(0, 20), st.floats(0.05, 1.0))

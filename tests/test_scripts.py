@@ -1,4 +1,4 @@
-"""The scripts from end to end on the built-in model: what they leave behind, that they agree, how they take mistakes."""
+"""The scripts from end to end on the built-in model: what they leave, that they agree, how they take mistakes."""
 
 import importlib.util
 import json
@@ -60,7 +60,7 @@ def test_a_run_leaves_every_output(trained):
     assert [entry["step"] for entry in logged] == list(range(1, 9))
     assert all({"learning_rate", "tokens_per_second", "grad_norm", "memory_gib"} <= entry.keys() for entry in logged)
     evaluated = [entry["step"] for entry in read_lines(trained / "metrics.jsonl") if "eval_bleu4" in entry]
-    assert evaluated == [4, 8, 8], "every eval_steps, and once at the end"
+    assert evaluated == [4, 8], "every eval_steps; the last one is the end's"
 
     predictions = read_lines(trained / "predictions.jsonl")
     records = read_lines(DEV)[:6]
@@ -227,6 +227,13 @@ def test_bad_records_can_be_left_out(tmp_path, capfd):
             "raise --src_length",
         ),
         (finetune_generation, [*SMALL, "--do_eval"], "--output_dir is missing"),
+        (
+            finetune_generation,
+            [*SMALL, "--output_dir", "{tmp}", "--do_eval", "--tensor_parallel_degree", "2"],
+            "whole model",
+        ),
+        (finetune_generation, [*SMALL, "--output_dir", "{tmp}", "--do_eval", "--sharding", "stage1"], "--sharding"),
+        (finetune_generation, [*SMALL, "--output_dir", "{tmp}", "--do_predict"], "predict_generation.py"),
         (finetune_generation, ["{tmp}/none.json"], "no such file"),
         (
             finetune_generation,
@@ -259,6 +266,21 @@ def test_a_program_refuses_flags_it_was_not_exported_for(trained, tmp_path, capf
             infer_generation.main(["--model_path", str(tmp_path), "--runtime", "paddle", flag, value])
         assert stopped.value.code == 2
         assert advice in capfd.readouterr().err
+
+
+def test_only_so_many_checkpoints_are_kept_and_the_best_among_them(tmp_path):
+    flags = ["--save_steps", "2", "--eval_steps", "2", "--save_total_limit", "2", "--load_best_model_at_end"]
+    # The highest loss counts as the best: an early one.
+    flags += ["--do_eval", "--prediction_loss_only", "--metric_for_best_model", "loss", "--greater_is_better", "True"]
+    finetune_generation.main([*SMALL, *TRAINING, *flags, "--output_dir", str(tmp_path)])
+    state = json.loads((tmp_path / "trainer_state.json").read_text(encoding="utf8"))
+    losses = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+    best = max(losses, key=losses.get)
+    assert best < 6
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {f"checkpoint-{best}", "checkpoint-8"}
+    ours, saved = weights_of(tmp_path), weights_of(tmp_path / f"checkpoint-{best}")
+    assert all(np.array_equal(ours[name], saved[name]) for name in ours)
+    assert not (tmp_path / "predictions.jsonl").exists()
 
 
 def test_results_are_not_overwritten_unasked(trained, tmp_path, capfd):

@@ -1,0 +1,293 @@
+"""Models survive being written and read, in every layout; what does not fit is refused by name."""
+
+import json
+import os
+import socket
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import builtin_model
+import checkpoint
+from checkpoint import ModelError
+
+CONFIG = {
+    "model_type": "glm",
+    "num_layers": 2,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "vocab_size": 2560,
+    "max_sequence_length": 32,
+    "output_predict": True,
+}
+FUSED = "glm.transformer.layers.1.attention.query_key_value.weight"
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Random weights of a small model by name, in paddle's layout."""
+    from paddlenlp.transformers import GLMConfig, GLMForConditionalGeneration
+
+    rng = np.random.default_rng(0)
+    state = GLMForConditionalGeneration(GLMConfig(**CONFIG)).state_dict()
+    return {name: rng.standard_normal(tensor.shape).astype("float32") for name, tensor in state.items()}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The built-in model's tokenizer."""
+    return checkpoint.load_tokenizer(builtin_model.NAME)
+
+
+@pytest.fixture
+def directory(tmp_path, tokenizer):
+    """A model directory that lacks its weights."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf8")
+    tokenizer.save(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any connection is a failure."""
+
+    def fail(*_):
+        pytest.fail("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", fail)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+
+
+def parameters(model):
+    """Weights of a model by name, numpy."""
+    return {name: parameter.numpy() for name, parameter in model.named_parameters()}
+
+
+def assert_same(some, others):
+    """Both have the same names, dtypes and bits."""
+    assert some.keys() == others.keys()
+    for name, array in some.items():
+        assert array.dtype == others[name].dtype, name
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+
+
+def in_pytorch_layout(weights):
+    """The weights as PyTorch's linear layers have them: the four of each layer transposed, and nothing else."""
+    linear = ("query_key_value.weight", "attention.dense.weight", "dense_h_to_4h.weight", "dense_4h_to_h.weight")
+    return {name: np.ascontiguousarray(a.T) if name.endswith(linear) else a for name, a in weights.items()}
+
+
+def refusal(function, *arguments):
+    """The one line that a function refuses its arguments with."""
+    with pytest.raises(ModelError) as error:
+        function(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_directory_is_taken_as_it_is_without_network(tmp_path, no_network, monkeypatch):
+    assert checkpoint.resolve(tmp_path) == checkpoint.resolve(str(tmp_path)) == tmp_path
+    (tmp_path / "THUDM" / "glm-large-chinese").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.resolve("THUDM/glm-large-chinese").is_dir()
+
+
+def test_the_built_in_name_is_built(no_network):
+    assert checkpoint.resolve(builtin_model.NAME) == builtin_model.build()
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(no_network):
+    refused = refusal(checkpoint.resolve, "no/such-model")
+    assert "no/such-model: no such directory" in refused
+    assert "glm-tiny-chinese, THUDM/glm-large-chinese, THUDM/glm-10b-chinese" in refused
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """A small model under a published name, which paddlenlp "downloads" into a cache of its own; what it was asked."""
+    import paddle
+    import paddlenlp.utils.download as downloads
+    from paddlenlp.transformers import GLMConfig
+    from paddlenlp.utils import env
+
+    name = "THUDM/glm-large-chinese"
+    asked = []
+
+    def fetch(repository, filenames, cache_dir=None):
+        """What paddlenlp leaves in its cache: the weights under its own name, the other file under the address's."""
+        asked.append((repository, filenames))
+        target = os.path.join(cache_dir, repository)
+        os.makedirs(target, exist_ok=True)
+        if filenames[0].endswith(".pdparams"):
+            rng = np.random.default_rng(0)
+            shapes = {name: array.shape for name, array in builtin_model.random_weights().items()}
+            state = {name: paddle.to_tensor(rng.standard_normal(shape, "float32")) for name, shape in shapes.items()}
+            paddle.save(state, os.path.join(target, "model_state.pdparams"))
+        else:
+            pieces = (builtin_model.build() / "cog-pretrain.model").read_bytes()
+            with open(os.path.join(target, filenames[0].split("/")[-1]), "wb") as file:
+                file.write(pieces)
+
+    monkeypatch.setattr(downloads, "resolve_file_path", fetch)
+    monkeypatch.setattr(env, "MODEL_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(GLMConfig.pretrained_init_configuration, name, dict(builtin_model.CONFIG))
+    return SimpleNamespace(name=name, asked=asked, downloads=downloads)
+
+
+def test_a_published_model_is_downloaded_and_made_a_whole_directory(published, tokenizer, no_network):
+    model = checkpoint.load_model(published.name)
+    assert [repository for repository, _ in published.asked] == [published.name, published.name]
+    assert {address.split("/")[-1] for _, (address,) in published.asked} == {
+        "cog-pretrain.model",
+        "glm-large-chinese.pdparams",
+    }
+    assert model.config.hidden_size == builtin_model.CONFIG["hidden_size"]
+    assert checkpoint.load_tokenizer(published.name).special_ids == tokenizer.special_ids
+
+
+def test_a_failed_download_is_told_in_one_line_with_what_to_do(published, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("Can't load the model.\nCheck your connection.")
+
+    monkeypatch.setattr(published.downloads, "resolve_file_path", fail)
+    refused = refusal(checkpoint.load_model, published.name)
+    assert f"{published.name} could not be downloaded (OSError)" in refused
+    assert "check the network" in refused
+    assert "give its directory" in refused
+    assert "glm-tiny-chinese needs no network" in refused
+
+
+def test_safetensors_are_loaded_in_either_layout(directory, weights, no_network):
+    for layout in (weights, in_pytorch_layout(weights)):
+        save_file(layout, str(directory / "model.safetensors"))
+        model = checkpoint.load_model(str(directory))
+        assert not model.training
+        assert_same(parameters(model), weights)
+
+
+def test_pdparams_are_loaded(directory, weights):
+    import paddle
+
+    state = {name: paddle.to_tensor(array) for name, array in weights.items()}
+    paddle.save({**state, "StructuredToParameterName@@": {"a": "b"}}, str(directory / "model_state.pdparams"))
+    assert_same(parameters(checkpoint.load_model(directory)), weights)
+
+
+def test_pytorch_weights_are_loaded_and_transposed(directory, weights, monkeypatch):
+    # Writing a file in PyTorch's format takes PyTorch: what paddlenlp would read from it is given in its place.
+    import paddlenlp.utils.serialization as serialization
+
+    (directory / "pytorch_model.bin").touch()
+    halves = {name: array.astype("float16") for name, array in in_pytorch_layout(weights).items()}
+    monkeypatch.setattr(serialization, "load_torch", lambda path: halves if path.endswith(".bin") else None)
+    expected = {name: array.astype("float16").astype("float32") for name, array in weights.items()}
+    assert_same(parameters(checkpoint.load_model(directory)), expected)
+
+
+def test_float16_is_loaded_from_float32_and_back(directory, weights, tokenizer, tmp_path):
+    save_file(weights, str(directory / "model.safetensors"))
+    halves = {name: array.astype("float16") for name, array in weights.items()}
+    model = checkpoint.load_model(directory, "float16")
+    assert_same(parameters(model), halves)
+    checkpoint.save_model(model, tokenizer, tmp_path / "half")
+    assert checkpoint.stored_dtype(tmp_path / "half") == "float16"
+    assert_same(load_file(str(tmp_path / "half" / "model.safetensors")), halves)
+    widened = {name: array.astype("float32") for name, array in halves.items()}
+    assert_same(parameters(checkpoint.load_model(tmp_path / "half")), widened)
+
+
+def test_a_saved_model_is_the_same_to_us_and_to_paddlenlp(directory, weights, tokenizer, tmp_path):
+    from paddlenlp.transformers import GLMChineseTokenizer, GLMForConditionalGeneration
+
+    save_file(in_pytorch_layout(weights), str(directory / "model.safetensors"))
+    target = tmp_path / "new" / "saved"
+    checkpoint.save_model(checkpoint.load_model(directory), tokenizer, target)
+    assert checkpoint.stored_dtype(target) == "float32"
+    assert_same(parameters(checkpoint.load_model(target)), weights)
+    stock = GLMForConditionalGeneration.from_pretrained(str(target))
+    assert_same({name: tensor.numpy() for name, tensor in stock.state_dict().items()}, weights)
+    ids = GLMChineseTokenizer.from_pretrained(str(target)).convert_tokens_to_ids(["[gMASK]", "<|endofpiece|>"])
+    assert ids == [tokenizer.mask_id, tokenizer.eop_id]
+
+
+def test_settings_of_a_distributed_run_do_not_outlive_it(directory, weights):
+    save_file(weights, str(directory / "model.safetensors"))
+    changed = {**CONFIG, "tensor_parallel_degree": 8, "tensor_parallel_rank": 3, "output_predict": False}
+    (directory / "config.json").write_text(json.dumps(changed), encoding="utf8")
+    config = checkpoint.load_config(directory)
+    assert (config.tensor_parallel_degree, config.tensor_parallel_rank, config.output_predict) == (1, 0, True)
+    assert_same(parameters(checkpoint.load_model(directory)), weights)
+
+
+def drop(names, weights):
+    """The weights without some."""
+    return {name: array for name, array in weights.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda w: drop([FUSED], w), f"lacks {FUSED}; config.json"),
+        (lambda w: drop([FUSED, "glm.word_embeddings.weight"], w), f"lacks {FUSED} and 1 more; config.json"),
+        (lambda w: {**w, "cls.head": w[FUSED]}, "has an unknown cls.head; config.json"),
+        (lambda w: {**w, FUSED: w[FUSED][:, :40]}, f"{FUSED} is [16, 40], but config.json asks for [16, 48]"),
+        (
+            lambda w: {**w, "glm.word_embeddings.weight": w["glm.word_embeddings.weight"][:-1]},
+            "glm.word_embeddings.weight is [2559, 16], but config.json asks for [2560, 16]",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(directory, weights, change, expected):
+    changed = {name: np.ascontiguousarray(array) for name, array in change(weights).items()}
+    save_file(changed, str(directory / "model.safetensors"))
+    refused = refusal(checkpoint.load_model, directory)
+    assert expected in refused
+    assert str(directory) in refused
+
+
+@pytest.mark.parametrize("kept", [0, 4, 1000, -4])
+def test_a_truncated_file_is_refused(directory, weights, kept):
+    import paddle
+
+    whole = directory / "whole"
+    paddle.save({name: paddle.to_tensor(array) for name, array in weights.items()}, str(whole))
+    (directory / "model_state.pdparams").write_bytes(whole.read_bytes()[:kept])
+    assert "model_state.pdparams: cannot be read" in refusal(checkpoint.load_model, directory)
+    save_file(weights, str(whole))
+    (directory / "model.safetensors").write_bytes(whole.read_bytes()[:kept])
+    assert "model.safetensors: cannot be read" in refusal(checkpoint.load_model, directory)
+    (directory / "model.safetensors").unlink()
+    (directory / "model_state.pdparams").unlink()
+    (directory / "pytorch_model.bin").write_bytes(whole.read_bytes()[:kept])
+    assert "pytorch_model.bin: cannot be read" in refusal(checkpoint.load_model, directory)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"{", "config.json: not JSON"),
+        (b"\xff\xfe", "config.json: not JSON"),
+        (b"[]", "config.json: must hold one object"),
+        (b'{"model_type": "bert"}', "config.json: model_type is 'bert'; only GLM models can be used"),
+        (b'{"num_layers": "two"}', "config.json: no GLM can be made of it"),
+        (b'{"hidden_size": 15, "num_attention_heads": 2}', "config.json: no GLM can be made of it"),
+        (b'{"hidden_size": 16, "num_attention_heads": 0}', "config.json: no GLM can be made of it"),
+    ],
+)
+def test_an_unusable_config_is_refused(directory, content, expected):
+    (directory / "config.json").write_bytes(content)
+    assert str(directory / expected) in refusal(checkpoint.load_model, directory)
+
+
+def test_a_directory_without_config_or_weights_is_refused(directory):
+    assert f"{directory}: no weights there (model.safetensors, " in refusal(checkpoint.load_model, directory)
+    (directory / "config.json").unlink()
+    assert f"{directory}: no config.json there" in refusal(checkpoint.load_model, directory)
+
+
+def test_shards_are_refused_as_such(directory):
+    for rank in range(2):
+        (directory / f"model_state.tp0{rank}.pdparams").touch()
+    assert "tensor-parallel shards" in refusal(checkpoint.load_model, directory)

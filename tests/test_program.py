@@ -1,0 +1,159 @@
+"""Exported programs in both C++ runtimes: the same ids as the decoder they were made from."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+
+import decoding
+import program
+from generation_config import GenerationConfig, feeds
+from runners import PaddleRunner
+
+ROOT = Path(__file__).resolve().parents[1]
+LENGTHS = (9, 5, 12)
+STRUCTURES = {
+    "greedy": {"no_repeat_ngram_size": 2},
+    "sampling": {"do_sample": True},
+    "beams": {"num_beams": 3},
+    "sampled_beams": {"num_beams": 2, "do_sample": True, "early_stopping": True, "ban_source_ngrams": True},
+}
+# What may change from run to run of one program.
+RUNS = (
+    {"max_new_tokens": 40, "min_new_tokens": 30},
+    {"max_new_tokens": 30},
+    {"max_new_tokens": 7, "length_penalty": 3.0, "seed": 5},
+)
+
+
+class Tokenizer:
+    """The part of tokenization.Tokenizer that program.save() needs, for the ids of models.py."""
+
+    sop_id, eop_id, eos_id = models.SOP, models.EOP, models.PAD
+
+    def banned_ids(self, vocab_size):
+        return models.special_ids().banned
+
+    def save(self, directory):
+        (Path(directory) / "tokenizer").touch()
+
+
+def run_config(structure, run):
+    """The GenerationConfig of a run of a program with a structure."""
+    drawing = {"top_k": 30, "top_p": 0.95, "temperature": 1.3} if "do_sample" in structure else {}
+    return GenerationConfig(**structure, **drawing, **run)
+
+
+def eager(model, config):
+    """Ids [batch, texts, new] of the decoder in Python."""
+    decoder = decoding.Decoder(model, config, models.special_ids())
+    prompts = models.tensors(feeds(models.random_prompts(LENGTHS), config, [4, 0, 9]))
+    return decoder(prompts).numpy()
+
+
+def runtime_feeds(config):
+    return feeds(models.random_prompts(LENGTHS), config, [4, 0, 9])
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Ids by structure name and number of the run."""
+    model = models.make_model()
+    return {
+        (name, i): eager(model, run_config(structure, run))
+        for name, structure in STRUCTURES.items()
+        for i, run in enumerate(RUNS)
+    }
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Directory of the programs, each exported with the default lengths and named after its structure."""
+    directory = tmp_path_factory.mktemp("programs")
+    for name, structure in STRUCTURES.items():
+        program.save(models.make_model(), Tokenizer(), GenerationConfig(**structure), directory, name)
+    return directory
+
+
+def test_the_runs_show_what_they_should(expected):
+    """Else the comparisons below would compare less than their names say."""
+    for name in STRUCTURES:
+        lengths = [[len(text) for text in models.trimmed(ids[:, 0])] for ids in (expected[name, i] for i in range(3))]
+        assert min(lengths[0]) > 30, f"{name}: nobody goes on past 30 pieces"
+        assert min(lengths[1]) < 20, f"{name}: nobody ends early"
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_paddle_inference_gives_the_ids_of_the_decoder(exported, expected, name):
+    runner = PaddleRunner(program.describe(exported, name), "cpu", "paddle")
+    for i, run in enumerate(RUNS):
+        ids = runner.run(runtime_feeds(run_config(STRUCTURES[name], run)))
+        np.testing.assert_array_equal(ids, expected[name, i])
+
+
+FASTDEPLOY_SCRIPT = """
+import sys
+import numpy as np
+import program
+from runners import FastDeployRunner
+
+directory, names, runs = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3])
+for name in names:
+    runner = FastDeployRunner(program.describe(directory, name), "cpu", "paddle")
+    for i in range(runs):
+        with np.load(f"{directory}/{name}{i}.feeds.npz") as feeds:
+            np.save(f"{directory}/{name}{i}.npy", runner.run(dict(feeds)))
+assert "paddle" not in sys.modules
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fastdeploy") is None, reason="FastDeploy is for Python 3.9 and 3.10")
+def test_fastdeploy_gives_the_ids_of_the_decoder(exported, expected):
+    # In a process of its own: two versions of Paddle's C++ library in one process crash.
+    for name, structure in STRUCTURES.items():
+        for i, run in enumerate(RUNS):
+            np.savez(exported / f"{name}{i}.feeds.npz", **runtime_feeds(run_config(structure, run)))
+    command = [sys.executable, "-c", FASTDEPLOY_SCRIPT, str(exported), ",".join(STRUCTURES), str(len(RUNS))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for (name, i), ids in expected.items():
+        np.testing.assert_array_equal(np.load(exported / f"{name}{i}.npy"), ids, err_msg=f"{name}, run {i}")
+
+
+def test_float16_halves_the_file_and_rounds_the_weights_only(exported, tmp_path):
+    rounded = models.make_model()
+    for parameter in rounded.parameters():
+        parameter.set_value(parameter.numpy().astype("float16").astype("float32"))
+    config = run_config({}, RUNS[0])
+    program.save(models.make_model(), Tokenizer(), config, tmp_path, "half", dtype="float16")
+    half = program.describe(tmp_path, "half")
+    whole = program.describe(exported, "greedy")
+    assert (whole.dtype, half.dtype) == ("float32", "float16")
+    assert half.params_file.stat().st_size < 0.55 * whole.params_file.stat().st_size
+    ids = PaddleRunner(half, "cpu", "paddle").run(runtime_feeds(config))
+    np.testing.assert_array_equal(ids, eager(rounded, config))
+
+
+def test_a_program_describes_itself(exported):
+    described = program.describe(exported, "beams")
+    assert described.config == GenerationConfig(num_beams=3)
+    assert described.special_ids == models.special_ids()
+    assert described.positions == 129
+    assert (exported / "tokenizer").is_file()
+
+
+def test_a_program_that_cannot_be_used_is_reported_in_one_line(exported, tmp_path):
+    with pytest.raises(program.ProgramError, match="none_generation_config.json: no such file; export_generation"):
+        program.describe(exported, "none")
+    for suffix in (".pdmodel", ".pdiparams"):
+        (tmp_path / f"broken{suffix}").touch()
+    path = program.config_path(tmp_path, "broken")
+    for content in ("{", "{}", '{"generation": {"beams": 3}, "special_ids": {"banned": []}}'):
+        path.write_text(content)
+        with pytest.raises(program.ProgramError, match="not the description of an exported program") as error:
+            program.describe(tmp_path, "broken")
+        assert "\n" not in str(error.value)

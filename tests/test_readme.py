@@ -1,0 +1,206 @@
+"""The documents tell the truth: both READMEs agree, flags and defaults exist, the map is that of the code."""
+
+import ast
+import dataclasses
+import enum
+import importlib
+import json
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = ("README.md", "README_en.md")
+SCRIPTS = ("finetune_generation.py", "export_generation_model.py", "infer_generation.py", "predict_generation.py")
+REQUIRED = ("必填", "required")
+
+
+class Parsed(Exception):
+    """A script has told which dataclasses its flags come from."""
+
+
+@cache
+def flags(script):
+    """{flag: dataclass field} of a script, from what its main() hands to arguments.parse."""
+    module = importlib.import_module(script.removesuffix(".py"))
+    stated = []
+
+    def record(classes, argv=None, description=None):
+        stated.extend(classes)
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "parse", record)
+        with pytest.raises(Parsed):
+            module.main([])
+    return {spec.name: (cls, spec) for cls in stated for spec in dataclasses.fields(cls) if spec.init}
+
+
+def text_of(name):
+    return (ROOT / name).read_text(encoding="utf8")
+
+
+def code_blocks(text, language):
+    """Contents of the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def prose(text):
+    """A Markdown text without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(text):
+    return [len(level) for level in re.findall(r"^(#+) ", prose(text), re.MULTILINE)]
+
+
+def commands(text):
+    """The commands of all bash blocks, each as a list of words."""
+    return [
+        shlex.split(line)
+        for block in code_blocks(text, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.strip()
+    ]
+
+
+def parameter_tables(text):
+    """[(script, {flag: default as written})] of the tables marked by <!-- parameters: script -->."""
+    tables = re.findall(r"<!-- parameters: (\S+) -->\n\|.*\n\|[-|]+\n((?:\|.*\n)+)", text)
+    return [(script, dict(re.findall(r"^\| `(\w+)` \| `?(.+?)`? \|", rows, re.MULTILINE))) for script, rows in tables]
+
+
+def default_of(spec):
+    """Default of a dataclass field, MISSING if it must be given."""
+    default = spec.default if spec.default_factory is dataclasses.MISSING else spec.default_factory()
+    return default.value if isinstance(default, enum.Enum) else default
+
+
+def says(written, default):
+    """Whether a table's text stands for a default."""
+    if default is dataclasses.MISSING:
+        return written in REQUIRED
+    if isinstance(default, float):
+        return float(written) == default
+    return written == str(default)
+
+
+def test_both_readmes_have_the_same_sections_commands_and_tables():
+    chinese, english = map(text_of, READMES)
+    assert headings(chinese) == headings(english)
+    assert code_blocks(chinese, "bash") == code_blocks(english, "bash")
+    comments = [re.findall(r"<!-- .*? -->", text) for text in (chinese, english)]
+    assert comments[0] == comments[1]
+    rows = [re.findall(r"^\|", prose(text), re.MULTILINE) for text in (chinese, english)]
+    assert len(rows[0]) == len(rows[1])
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_commands_are_accepted_by_their_scripts(readme, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shown = set()
+    for command in commands(text_of(readme)):
+        if command[0] != "python":
+            continue
+        script, *words = command[1:]
+        assert (ROOT / script).is_file(), script
+        shown.add(script)
+        if script in SCRIPTS:
+            classes = dict.fromkeys(cls for cls, _ in flags(script).values())
+            arguments.parse(tuple(classes), words)
+    assert set(SCRIPTS) <= shown
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_flags_in_the_text_exist_somewhere(readme):
+    known = set().union(*(flags(script) for script in SCRIPTS))
+    mentioned = set(re.findall(r"(?<![\w-])--(\w+)", prose(text_of(readme))))
+    assert mentioned
+    assert mentioned - known - {"help"} == set()
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_parameter_tables_state_the_defaults_of_the_code(readme):
+    tables = parameter_tables(text_of(readme))
+    assert len(tables) == text_of(readme).count("<!-- parameters: ")
+    for script, rows in tables:
+        assert len(rows) > 5
+        for name, written in rows.items():
+            assert name in flags(script), f"{script} has no --{name}"
+            default = default_of(flags(script)[name][1])
+            assert says(written, default), f"{readme}: {script} --{name} is {default!r}, not {written}"
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_parameter_tables_leave_none_of_our_own_flags_out(readme):
+    for script in {script for script, _ in parameter_tables(text_of(readme))}:
+        described = set().union(*(rows for name, rows in parameter_tables(text_of(readme)) if name == script))
+        ours = {name for name, (cls, _) in flags(script).items() if name in own_fields(cls)}
+        assert ours <= described, script
+
+
+def own_fields(cls):
+    """Names of the fields that a dataclass of this project declares itself, not those of a paddlenlp parent."""
+    return set(cls.__annotations__)
+
+
+def test_every_config_parses():
+    import training
+    from training_arguments import GLMTrainingArguments
+
+    paths = sorted((ROOT / "configs").glob("*.json"))
+    assert paths
+    for path in paths:
+        classes = (training.ModelArguments, training.DataArguments, GLMTrainingArguments)
+        model_args, data_args, args = arguments.parse(classes, [str(path)])
+        content = json.loads(path.read_text(encoding="utf8"))
+        parsed = {**vars(model_args), **vars(data_args), **vars(args)}
+        for name in ("model_name_or_path", "task_name", "learning_rate", "num_beams", "output_dir"):
+            assert parsed[name] == content.get(name, parsed[name]), (path, name)
+
+
+@pytest.mark.parametrize("document", [*READMES, "CONTRIBUTING.md", "BENCHMARKS.md"])
+def test_files_that_documents_name_exist(document):
+    text = text_of(document)
+    links = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
+    named = re.findall(r"(?<![\w/.-])((?:\w+/)*\w+\.py)\b", text)
+    for name in [*links, *named]:
+        assert any((ROOT / folder / name).is_file() for folder in (".", "demo", "tests")), name
+
+
+def test_the_template_stands_in_both_readmes_byte_for_byte():
+    import data
+
+    template = data.QUESTION_BEFORE + "{context}" + data.QUESTION_AFTER + "\n"
+    for readme in READMES:
+        assert template in code_blocks(text_of(readme), "text")
+
+
+def layers():
+    """[names of modules] of each layer of CONTRIBUTING.md's map, highest first."""
+    section = text_of("CONTRIBUTING.md").split("## The map\n")[1].split("\n## ")[0]
+    return [re.findall(r"^\| `(\w+)\.py` ", part, re.MULTILINE) for part in section.split("\n### ")[1:]]
+
+
+def imported_modules(path):
+    """Names of all modules that a file imports, at its top or inside functions."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def test_the_map_lists_every_module_once():
+    listed = [name for layer in layers() for name in layer]
+    assert sorted(listed) == sorted(path.stem for path in ROOT.glob("*.py"))
+
+
+def test_imports_point_downwards_only():
+    depth = {name: number for number, layer in enumerate(layers()) for name in layer}
+    for name in depth:
+        for imported in imported_modules(ROOT / f"{name}.py") & depth.keys():
+            assert depth[imported] > depth[name], f"{name} imports {imported}"

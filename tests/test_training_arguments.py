@@ -1,0 +1,82 @@
+"""paddlenlp's training arguments with this project's, through the project's own parser."""
+
+import dataclasses
+
+import pytest
+
+from arguments import parse
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A function from flags to GLMTrainingArguments."""
+    from training_arguments import GLMTrainingArguments
+
+    def parsed(*argv):
+        return parse((GLMTrainingArguments,), ["--output_dir", str(tmp_path / "out"), *argv])[0]
+
+    return parsed
+
+
+def test_every_field_is_a_flag_that_takes_its_own_default(training):
+    arguments = training()
+    fields = [field for field in dataclasses.fields(arguments) if field.init]
+    assert len(fields) > 80
+    for field in fields:
+        if isinstance(field.default, (bool, int, float)):
+            assert getattr(training(f"--{field.name}={field.default}"), field.name) == getattr(arguments, field.name)
+
+
+def test_help_lists_every_field(capsys):
+    from training_arguments import GLMTrainingArguments
+
+    with pytest.raises(SystemExit) as ended:
+        parse((GLMTrainingArguments,), ["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out.split()
+    assert all(f"--{field.name}" in shown for field in dataclasses.fields(GLMTrainingArguments) if field.init)
+
+
+def test_eval_steps_turns_evaluation_on(training):
+    assert training().evaluation_strategy.value == "no"
+    arguments = training("--eval_steps", "5")
+    assert (arguments.evaluation_strategy.value, arguments.eval_steps) == ("steps", 5)
+    assert training("--eval_steps", "5", "--evaluation_strategy", "epoch").evaluation_strategy.value == "epoch"
+
+
+def test_half_precision_on_cpu_is_turned_off_with_one_warning(training, monkeypatch):
+    import training_arguments
+
+    warnings = []
+    monkeypatch.setattr(training_arguments.paddle, "is_compiled_with_cuda", lambda: False)
+    monkeypatch.setattr(training_arguments.logger, "warning", warnings.append)
+    arguments = training("--fp16", "--fp16_opt_level", "O2", "--bf16_full_eval")
+    assert (arguments.fp16, arguments.bf16_full_eval, arguments.fp16_opt_level) == (False, False, "O1")
+    assert [text for text in warnings if "float32" in text] == [
+        "--fp16 needs a GPU; on CPU everything is computed in float32"
+    ]
+
+
+def test_sharding_is_text_and_report_to_none_reports_to_nobody(training):
+    arguments = training("--sharding", "stage1", "--report_to", "none")
+    assert [option.value for option in arguments.sharding] in ([], ["stage1"])  # paddlenlp drops it for one process
+    assert arguments.report_to == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--label_smoothing", "1"], "--label_smoothing is 1.0; it must be at least 0 and below 1"),
+        (["--label_smoothing", "-0.1"], "--label_smoothing is -0.1"),
+        (["--lr_decay_ratio", "2"], "--lr_decay_ratio is 2.0"),
+        (["--evaluation_strategy", "often"], "often is not a valid IntervalStrategy"),
+        (["--output_dir", __file__], "is a file; give a directory"),
+    ],
+)
+def test_bad_values_are_told_in_one_line(training, flags, expected, capsys):
+    with pytest.raises(SystemExit) as ended:
+        training(*flags)
+    told = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert expected in told[-1]
+    assert told[-1].startswith("error: ")

@@ -1,0 +1,107 @@
+"""The schedule, the clip and the meter of utils.py, the order of rows of batching.py, the log of callbacks.py."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import utils
+from batching import LengthGroupedBatchSampler, grouped_batches
+from callbacks import plot, read_metrics
+from utils import GlobalNormClip, Meter, linear_factor
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [(0, 0.0), (3, 0.3), (10, 1.0), (55, 0.6), (100, 0.2), (150, 0.2)],
+)
+def test_the_rate_rises_to_its_peak_and_falls_to_its_fraction(step, factor):
+    # 10 steps of warm-up, 100 in all, down to 0.2: halfway down (step 55) it is 1 - 0.8 / 2.
+    assert linear_factor(step, 10, 100, 0.2) == pytest.approx(factor)
+
+
+def test_without_warmup_the_first_step_has_the_full_rate():
+    assert linear_factor(0, 0, 10, 0.0) == 1.0
+    assert linear_factor(10, 0, 10, 0.0) == 0.0
+
+
+def test_the_clip_scales_to_the_global_norm_and_remembers_it():
+    gradients = [np.array([3.0, 0.0], "float32"), np.array([[4.0]], "float32")]  # norm 5
+    parameters = [paddle.create_parameter(list(gradient.shape), "float32") for gradient in gradients]
+    clip = GlobalNormClip(1.0)
+    clipped = clip([(p, paddle.to_tensor(g)) for p, g in zip(parameters, gradients, strict=True)])
+    assert float(clip.last_norm) == pytest.approx(5.0)
+    for (_, gradient), original in zip(clipped, gradients, strict=True):
+        np.testing.assert_allclose(gradient.numpy(), original / 5.0, rtol=1e-5)
+
+
+def test_the_meter_counts_laps_and_the_whole(monkeypatch):
+    times = iter([0.0, 2.0, 4.0, 8.0])
+    monkeypatch.setattr(utils, "time", SimpleNamespace(time=lambda: next(times)))
+    meter = Meter()
+    meter.add(paddle.to_tensor([100]))  # starts the clock at 0
+    meter.add(paddle.to_tensor([100]))
+    assert meter.lap() == 100.0  # 200 tokens in 2 s
+    meter.add(paddle.to_tensor([60]))
+    assert meter.lap() == 30.0
+    assert meter.mean() == 260 / 8
+
+
+@given(
+    lengths=st.lists(st.integers(1, 700), min_size=1, max_size=150),
+    batch_size=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+    megabatch=st.integers(1, 8),
+)
+def test_every_row_is_in_one_batch(lengths, batch_size, epoch, megabatch):
+    batches = grouped_batches(lengths, batch_size, 1, epoch, megabatch)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    again = grouped_batches(lengths, batch_size, 1, epoch, megabatch)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_grouping_pads_less_and_epochs_differ():
+    lengths = np.random.default_rng(0).integers(10, 600, 2000)
+
+    def padded(batches):
+        return sum(len(batch) * lengths[batch].max() for batch in batches)
+
+    grouped, drawn = grouped_batches(lengths, 8, 1, 0), grouped_batches(lengths, 8, 1, 0, megabatch=1)
+    assert padded(grouped) < 1.05 * lengths.sum()
+    assert padded(drawn) > 1.5 * lengths.sum()
+    assert not np.array_equal(grouped[0], grouped_batches(lengths, 8, 1, 1)[0])
+
+
+@given(rows=st.integers(1, 60), batch_size=st.integers(1, 5), ranks=st.integers(1, 4), drop_last=st.booleans())
+def test_ranks_share_every_batch(rows, batch_size, ranks, drop_last):
+    lengths = list(range(rows))
+    samplers = [
+        LengthGroupedBatchSampler(lengths, lengths, batch_size, 1, num_replicas=ranks, rank=rank, drop_last=drop_last)
+        for rank in range(ranks)
+    ]
+    batches = [list(sampler) for sampler in samplers]
+    assert [len(of_rank) for of_rank in batches] == [len(sampler) for sampler in samplers]
+    for shares in zip(*batches, strict=True):
+        assert len({len(share) for share in shares}) == 1, "ranks take equal shares"
+    if not drop_last:
+        assert {row for of_rank in batches for batch in of_rank for row in batch} == set(range(rows))
+
+
+def test_a_torn_last_line_of_the_log_is_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo', encoding="utf8")
+    assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
+    assert read_metrics(tmp_path / "none") == []
+
+
+def test_the_plot_is_a_picture_of_the_size_asked_for(tmp_path):
+    from matplotlib import image
+
+    entries = [{"step": step, "loss": 3 / step, "learning_rate": 0.1 / step} for step in range(1, 20)]
+    plot([*entries, {"step": 10, "eval_loss": 1.0}], tmp_path / "loss.png")
+    assert image.imread(tmp_path / "loss.png").shape[:2] == (720, 960)
+    plot([], tmp_path / "empty.png")
