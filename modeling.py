@@ -124,10 +124,10 @@ class GLMForConditionalGeneration(StockGLM):
             scores = paddle.matmul(query * self.score_scale, key, transpose_y=True) + bias
             context = paddle.matmul(F.softmax(scores, axis=-1), value).transpose([0, 2, 1, 3]).flatten(2)
             hidden = self.finish_block(layer, hidden, context)
-            keys_values.append((key, value))
+            keys_values.append((contiguous(key), contiguous(value)))
         # Nobody reads the last layer's output at source positions: decoding only needs its keys and values.
         _, key, value = self.project(layers[-1], hidden)
-        keys_values.append((key, value))
+        keys_values.append((contiguous(key), contiguous(value)))
         return Prefix(keys_values, bias, mask_index)
 
     def embed_source(self, input_ids):
@@ -177,6 +177,12 @@ class GLMForConditionalGeneration(StockGLM):
         mixed = layer.attention.query_key_value(layer.input_layernorm(hidden))
         query, key, value = (part.reshape([-1, heads, 1, size]) for part in mixed.split(3, axis=-1))
         return query * self.score_scale, key, value
+
+
+def contiguous(tensor):
+    """The tensor laid out in memory as its shape says. Eagerly a transposed tensor is a view, which every matmul on CPU
+    copies again: for keys and values of a long source, that would be most of a decoding step."""
+    return tensor.contiguous() if paddle.in_dynamic_mode() else tensor
 
 
 def attend_step(query, key, value, prefix_key_value, prefix_bias, num_beams):
