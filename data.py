@@ -161,6 +161,11 @@ class Encoded:
         return len(self.source_ids) - 2
 
     @property
+    def length(self) -> int:
+        """Tokens of the row in a training batch: those of the source and of the target."""
+        return len(self.source_ids) + len(self.target_ids)
+
+    @property
     def source_cut(self) -> bool:
         return self.full_source_length > len(self.source_ids)
 
@@ -221,12 +226,12 @@ def collate(batch: list[Encoded], pad_id: int, sop_id: int) -> dict[str, np.ndar
     input_ids [batch, length], position_ids [batch, 2, length], source_length [batch],
     labels [batch, length] (IGNORED_LABEL everywhere but at target positions).
     """
-    length = max(len(row.source_ids) + len(row.target_ids) for row in batch)
+    length = max(row.length for row in batch)
     input_ids = np.full((len(batch), length), pad_id, np.int64)
     position_ids = np.zeros((len(batch), 2, length), np.int64)
     labels = np.full((len(batch), length), IGNORED_LABEL, np.int64)
     for i, row in enumerate(batch):
-        source, end = len(row.source_ids), len(row.source_ids) + len(row.target_ids)
+        source, end = len(row.source_ids), row.length
         input_ids[i, :source] = row.source_ids
         input_ids[i, source] = sop_id
         input_ids[i, source + 1 : end] = row.target_ids[:-1]

@@ -77,9 +77,7 @@ class GLMForConditionalGeneration(StockGLM):
     def block(self, layer, hidden, bias):
         """One pre-norm Transformer layer over [batch, length, hidden]; bias as attention_bias() gives it."""
         query, key, value = self.project(layer, hidden)
-        scores = paddle.matmul(query * self.score_scale, key, transpose_y=True) + bias
-        probabilities = layer.attention.attention_dropout(F.softmax(scores, axis=-1))
-        context = paddle.matmul(probabilities, value).transpose([0, 2, 1, 3]).flatten(2)
+        context = attend(query * self.score_scale, key, value, bias, layer.attention.attention_dropout)
         return self.finish_block(layer, hidden, context)
 
     def project(self, layer, hidden):
@@ -121,8 +119,7 @@ class GLMForConditionalGeneration(StockGLM):
         layers = self.glm.transformer.layers
         for layer in layers[:-1]:
             query, key, value = self.project(layer, hidden)
-            scores = paddle.matmul(query * self.score_scale, key, transpose_y=True) + bias
-            context = paddle.matmul(F.softmax(scores, axis=-1), value).transpose([0, 2, 1, 3]).flatten(2)
+            context = attend(query * self.score_scale, key, value, bias)
             hidden = self.finish_block(layer, hidden, context)
             keys_values.append((contiguous(key), contiguous(value)))
         # Nobody reads the last layer's output at source positions: decoding only needs its keys and values.
@@ -177,6 +174,18 @@ class GLMForConditionalGeneration(StockGLM):
         mixed = layer.attention.query_key_value(layer.input_layernorm(hidden))
         query, key, value = (part.reshape([-1, heads, 1, size]) for part in mixed.split(3, axis=-1))
         return query * self.score_scale, key, value
+
+
+def attend(query, key, value, bias, dropout=None):
+    """Attention over whole sequences: context [batch, length, hidden].
+
+    query (scaled), key, value: [batch, heads, length, head_dim]. bias: added to scores, of a shape that broadcasts to
+    [batch, heads, length, length]. dropout: layer applied to the probabilities.
+    """
+    probabilities = F.softmax(paddle.matmul(query, key, transpose_y=True) + bias, axis=-1)
+    if dropout is not None:
+        probabilities = dropout(probabilities)
+    return paddle.matmul(probabilities, value).transpose([0, 2, 1, 3]).flatten(2)
 
 
 def contiguous(tensor):

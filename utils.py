@@ -48,7 +48,7 @@ class GLMTrainer(Trainer):
     def collate(self, rows):
         """A batch of data.Encoded as arrays for the model, with the number of its real tokens."""
         arrays = data.collate(rows, self.tokenizer.eos_id, self.tokenizer.sop_id)
-        count = sum(len(row.source_ids) + len(row.target_ids) for row in rows)
+        count = sum(row.length for row in rows)
         return {**arrays, "num_tokens": np.array([count], dtype="int64")}
 
     def training_step(self, model, inputs):
@@ -70,7 +70,7 @@ class GLMTrainer(Trainer):
     def _get_train_sampler(self):
         return LengthGroupedBatchSampler(
             self.train_dataset,
-            [len(row.source_ids) + len(row.target_ids) for row in self.train_dataset],
+            [row.length for row in self.train_dataset],
             self.args.per_device_train_batch_size,
             self.args.seed,
             group=self.args.group_by_length,
@@ -134,7 +134,7 @@ class GLMTrainer(Trainer):
     @paddle.no_grad()
     def mean_loss(self, model, rows):
         """Mean over all target tokens of the negative log probability, without label smoothing."""
-        order = sorted(rows, key=lambda row: len(row.source_ids) + len(row.target_ids))
+        order = sorted(rows, key=lambda row: row.length)
         size = self.args.per_device_eval_batch_size
         total = tokens = 0
         for first in range(0, len(order), size):
