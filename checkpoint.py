@@ -122,8 +122,6 @@ def read_weights(directory):
         if (directory / name).is_file():
             try:
                 return to_paddle_layout(read(directory / name))
-            except ModelError:
-                raise
             except Exception as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise ModelError(f"{directory / name}: cannot be read ({reason}); is the file whole?") from None

@@ -33,11 +33,12 @@ def main(argv=None):
         from decoding import Decoder, run
         from generation_config import SpecialIds
 
-        tokenizer = checkpoint.load_tokenizer(model_arguments.model_name_or_path)
+        directory = checkpoint.resolve(model_arguments.model_name_or_path)
+        tokenizer = checkpoint.load_tokenizer(directory)
         encoded = data.encode_all(
             examples, tokenizer, prompts.src_length, decoding.tgt_length, prompts.on_bad_data, report
         )
-        model = checkpoint.load_model(model_arguments.model_name_or_path)
+        model = checkpoint.load_model(directory)
         decoder = Decoder(model, config, SpecialIds.of(tokenizer, model.config.vocab_size))
         answers = inference.answer_all(
             encoded, lambda batch, rows: run(decoder, batch, config, rows), tokenizer, prompts.batch_size

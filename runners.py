@@ -10,9 +10,6 @@ import numpy as np
 
 from program import ProgramError
 
-RUNTIMES = ("auto", "fastdeploy", "paddle")
-BACKENDS = ("paddle", "onednn")
-
 
 def open_program(program, runtime="auto", device="cpu", backend="paddle"):
     """A function feeds → ids [batch, texts, new] that runs a program.Program.

@@ -17,6 +17,7 @@ import inference
 import metrics
 from arguments import UsageError, choice, to_generation_config
 from callbacks import MetricsFile
+from generation_config import check_positions
 from utils import GLMTrainer
 
 
@@ -146,8 +147,6 @@ def warn_of_min_length(data_args, rows):
 
 def check_lengths(config, rows, tgt_length):
     """Raise UserError if positions would be needed that the model does not have."""
-    from generation_config import check_positions
-
     longest = max((len(row.source_ids) for row in rows), default=0)
     check_positions(config.max_sequence_length + 1, longest, tgt_length)
 

@@ -40,7 +40,8 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError(f"--label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         if not 0 <= self.lr_decay_ratio <= 1:
             raise UsageError(f"--lr_decay_ratio is {self.lr_decay_ratio}; it must be between 0 and 1")
-        self.check_evaluation()
+        self.refuse_what_is_not_here()
+        self.check_best_metric()
         # Left open, paddlenlp takes the same and announces that this will change.
         self.report_to = self.report_to or "visualdl"
         if not paddle.is_compiled_with_cuda():
@@ -54,8 +55,8 @@ class GLMTrainingArguments(TrainingArguments):
         except (ValueError, AssertionError) as error:
             raise UsageError(f"training arguments: {error}") from None
 
-    def check_evaluation(self):
-        """Raise UsageError for flags of paddlenlp's that other scripts stand for, and for scores that there are not."""
+    def refuse_what_is_not_here(self):
+        """Raise UsageError for flags of paddlenlp's that other scripts stand for, or that nothing here acts on."""
         if self.do_predict:
             raise UsageError("--do_predict: predict_generation.py predicts; --do_eval writes predictions.jsonl too")
         if self.do_export:
@@ -65,6 +66,9 @@ class GLMTrainingArguments(TrainingArguments):
                 raise UsageError(f"--{name} {getattr(self, name)}: this version runs the whole model in every process")
         if self.sharding:
             raise UsageError("--sharding: this version keeps the whole optimizer in every process; leave it out")
+
+    def check_best_metric(self):
+        """Raise UsageError unless metric_for_best_model is what evaluation gives; less perplexity is better."""
         best = (self.metric_for_best_model or "loss").removeprefix("eval_")
         known = LOSSES if self.prediction_loss_only else (*LOSSES, *SCORES)
         if best not in known:

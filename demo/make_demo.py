@@ -20,6 +20,7 @@ HANDWRITTEN_DEV_SHARE = 12
 
 
 def main():
+    """Write both data sets into the directory that the command line names."""
     parser = argparse.ArgumentParser(description="Write the demo data sets qg/ and instruction/.")
     parser.add_argument("--output_dir", type=Path, default=HERE, help="where they are written (default: %(default)s)")
     output_dir = parser.parse_args().output_dir
