@@ -33,7 +33,11 @@ class PromptArguments:
         "two example prompts.",
     )
     output_file: str = choice(None, "Where to write predictions, JSON Lines in input order. Default: the screen.")
-    batch_size: int = choice(8, "Prompts decoded together.")
+    batch_size: int = choice(
+        8,
+        "Prompts of src_length tokens decoded together; of shorter ones as many more as take the same number of "
+        "tokens, source and generated.",
+    )
     src_length: int = choice(608, "Longest prompt in tokens; of a longer one the context is cut.")
     on_bad_data: str = choice(
         "error", "What to do with an unusable record: stop, or leave it out.", choices=("error", "skip")

@@ -1,8 +1,15 @@
 """Model directories: where they are, reading them whole and checked, writing them."""
 
+import io
 import json
+import pickle
 import re
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -19,6 +26,17 @@ TRANSPOSED = re.compile(r"\.(query_key_value|attention\.dense|dense_h_to_4h|dens
 
 class ModelError(UserError):
     """A model cannot be found or read; the message says what and where, in one line."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Arrays by name, handed out one at a time, so that a model's weights need not be in memory twice.
+
+    shapes: name → tuple, known before any array is taken. take: name → numpy array, once; it is not kept.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    take: Callable[[str], np.ndarray]
 
 
 def resolve(name_or_path):
@@ -69,24 +87,28 @@ def load_model(name_or_path, dtype="float32"):
     pytorch_model.bin, with linear layers as paddle has them ([in, out]) or as PyTorch has them ([out, in]).
     Returns a modeling.GLMForConditionalGeneration in evaluation mode. Raises ModelError.
     """
-    import paddle
-
-    from modeling import GLMForConditionalGeneration
-
     directory = resolve(name_or_path)
     config = load_config(directory)
     config.dtype = dtype
     try:
-        # An optimizer's state is stored under the parameters' names, which count up over the life of a process.
-        with paddle.utils.unique_name.guard():
-            model = GLMForConditionalGeneration(config)
+        model = empty_model(config)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(f"{directory / CONFIG_FILE}: no GLM can be made of it ({error})") from None
-    # Made in float32 and cast: CPU has no kernel that draws initial weights in float16.
-    model.to(dtype=dtype)
     load_weights(model, directory)
     model.eval()
     return model
+
+
+def empty_model(config):
+    """modeling.GLMForConditionalGeneration of config.dtype, its parameters without memory until each is assigned."""
+    import paddle
+    from paddlenlp.transformers.model_utils import dtype_guard, no_init_weights
+
+    from modeling import GLMForConditionalGeneration
+
+    # An optimizer's state is stored under the parameters' names, which count up over the life of a process.
+    with paddle.utils.unique_name.guard(), paddle.LazyGuard(), no_init_weights(), dtype_guard(config.dtype):
+        return GLMForConditionalGeneration(config)
 
 
 def load_config(directory):
@@ -115,49 +137,115 @@ def stored_dtype(directory):
 
 
 def read_weights(directory):
-    """Weights of a model directory by name, numpy arrays, in paddle's layout. Raises ModelError."""
+    """Weights of a model directory, in paddle's layout. Raises ModelError, and so does taking an array."""
     directory = Path(directory)
     readers = ((SAFETENSORS, read_safetensors), (PDPARAMS, read_pdparams), (PYTORCH, read_pytorch))
     for name, read in readers:
-        if (directory / name).is_file():
-            try:
-                return to_paddle_layout(read(directory / name))
-            except Exception as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise ModelError(f"{directory / name}: cannot be read ({reason}); is the file whole?") from None
+        path = directory / name
+        if path.is_file():
+            with reading(path):
+                weights = to_paddle_layout(read(path))
+            return replace(weights, take=reading(path)(weights.take))
     if list(directory.glob("model_state.tp*.pdparams")):
         raise ModelError(f"{directory}: holds tensor-parallel shards, which have to be merged into one file first")
     raise ModelError(f"{directory}: no weights there ({', '.join(name for name, _ in readers)})")
 
 
-def read_safetensors(path):
-    """Arrays of a .safetensors file, by name."""
-    from safetensors.numpy import load_file
+@contextmanager
+def reading(path):
+    """Context, or decorator, in which any failure is a ModelError about the file."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: cannot be read ({reason}); is the file whole?") from None
 
-    return load_file(str(path))
+
+def read_safetensors(path):
+    """Weights of a .safetensors file, each read when it is taken."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="numpy") as file:
+        names = file.keys()
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+    def take(name):
+        # Opened anew each time: pages of the mapped file count as memory used for as long as it is open.
+        with safe_open(str(path), framework="numpy") as file:
+            return file.get_tensor(name)
+
+    return Weights(shapes, take)
 
 
 def read_pdparams(path):
-    """Arrays of a .pdparams file, by name."""
+    """Weights of a .pdparams file, read whole; memory is given back as they are taken."""
     import paddle
 
     content = paddle.load(str(path), return_numpy=True)
-    return {name: array for name, array in content.items() if isinstance(array, np.ndarray)}
+    return in_memory({name: array for name, array in content.items() if isinstance(array, np.ndarray)})
+
+
+def in_memory(arrays):
+    """Weights that remove from a dict what is taken."""
+    return Weights({name: array.shape for name, array in arrays.items()}, arrays.pop)
 
 
 def read_pytorch(path):
-    """Arrays of a pytorch_model.bin, by name."""
-    from paddlenlp.utils.serialization import load_torch
+    """Weights of a pytorch_model.bin, each read when it is taken.
 
-    return {name: np.asarray(array) for name, array in load_torch(str(path)).items()}
+    torch.save writes a zip file: data.pkl says of each tensor where it lies in which of the members data/0, data/1, ….
+    Not by paddlenlp's load_torch, which takes a tensor with gaps for one without, and runs what a pickle asks for.
+    """
+    with ZipFile(path) as file:
+        index = next(name for name in file.namelist() if name.endswith("data.pkl"))
+        tensors = PyTorchUnpickler(io.BytesIO(file.read(index))).load()
+
+    def take(name):
+        (dtype, key), offset, shape, stride = tensors[name]
+        with ZipFile(path) as file:
+            storage = np.frombuffer(file.read(f"{index.removesuffix('data.pkl')}data/{key}"), dtype)[offset:]
+        last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        if last >= storage.size or min(stride) < 0:
+            raise ValueError(f"{name} reaches beyond what is stored of it")
+        strides = [step * storage.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(storage, shape, strides, writeable=False)
+
+    return Weights({name: tuple(tensor[2]) for name, tensor in tensors.items()}, take)
+
+
+class PyTorchUnpickler(pickle.Unpickler):
+    """Reads tensors as ((dtype, member), offset, shape, stride), in elements; refuses whatever else a pickle may do."""
+
+    KNOWN = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *tensor: tensor[:4],
+        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+        ("torch", "HalfStorage"): "float16",
+        ("torch", "FloatStorage"): "float32",
+        ("torch", "DoubleStorage"): "float64",
+    }
+
+    def find_class(self, module, name):
+        if (module, name) not in self.KNOWN:
+            raise pickle.UnpicklingError(f"{module}.{name} is nothing that float16 or float32 weights are made of")
+        return self.KNOWN[module, name]
+
+    def persistent_load(self, pid):
+        _, dtype, key, *_ = pid
+        return dtype, key
 
 
 def to_paddle_layout(weights):
     """Weights with linear layers as [in, out]; which layout they have is told by the shape of query_key_value."""
-    fused = next((name for name in weights if name.endswith("query_key_value.weight")), None)
-    if fused is None or weights[fused].shape[0] < weights[fused].shape[1]:
+    fused = next((shape for name, shape in weights.shapes.items() if name.endswith("query_key_value.weight")), None)
+    if fused is None or fused[0] < fused[1]:
         return weights
-    return {name: array.T if TRANSPOSED.search(name) else array for name, array in weights.items()}
+    shapes = {name: shape[::-1] if TRANSPOSED.search(name) else shape for name, shape in weights.shapes.items()}
+
+    def take(name):
+        return weights.take(name).T if TRANSPOSED.search(name) else weights.take(name)
+
+    return Weights(shapes, take)
 
 
 def load_weights(model, directory):
@@ -166,19 +254,29 @@ def load_weights(model, directory):
 
 
 def assign(model, weights, directory):
-    """Copy weights (numpy, by name) into a model. Raises ModelError on the first missing, unknown or misshapen one."""
+    """Copy weights into a model, one after another, once all names and shapes are known to fit. Raises ModelError."""
     parameters = dict(model.named_parameters())
-    missing = sorted(parameters.keys() - weights.keys())
-    unknown = sorted(weights.keys() - parameters.keys())
+    check(parameters, weights.shapes, directory)
+    for name, parameter in parameters.items():
+        array = weights.take(name)
+        if array.dtype.kind != "f":
+            # bfloat16 is uint16 to numpy: taken as numbers, it would make a model of nonsense.
+            raise ModelError(f"{directory}: {name} is neither float16 nor float32; convert the checkpoint first")
+        parameter.set_value(np.ascontiguousarray(array, dtype=str(parameter.dtype).split(".")[-1]))
+
+
+def check(parameters, shapes, directory):
+    """Raise ModelError on the first weight that is missing, unknown or misshapen."""
+    missing = sorted(parameters.keys() - shapes.keys())
+    unknown = sorted(shapes.keys() - parameters.keys())
     if missing or unknown:
         kind, names = ("lacks", missing) if missing else ("has an unknown", unknown)
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise ModelError(f"{directory}: the checkpoint {kind} {names[0]}{more}; config.json and weights do not match")
     for name, parameter in parameters.items():
-        array = weights[name]
-        if list(array.shape) != parameter.shape:
-            raise ModelError(f"{directory}: {name} is {list(array.shape)}, but config.json asks for {parameter.shape}")
-        parameter.set_value(np.ascontiguousarray(array).astype(str(parameter.dtype).split(".")[-1]))
+        found = list(shapes[name])
+        if found != parameter.shape:
+            raise ModelError(f"{directory}: {name} is {found}, but config.json asks for {parameter.shape}")
 
 
 def save_model(model, tokenizer, directory):

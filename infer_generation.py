@@ -87,7 +87,9 @@ def main(argv=None):
             encoded,
             lambda batch, rows: run(generation_config.feeds(batch, config, rows))[:, 0],
             tokenizer,
-            prompts.batch_size,
+            batch_size=prompts.batch_size,
+            src_length=prompts.src_length,
+            new_tokens=config.max_new_tokens,
         )
     inference.report_answers(answers, prompts.output_file, report)
 

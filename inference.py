@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 import data
+from errors import UserError
 
 # What is answered when no file is given: one question to ask, one instruction.
 EXAMPLE_RECORDS = (
@@ -50,19 +51,39 @@ class Answer:
         )
 
 
-def answer_all(encoded, run_batch, tokenizer, batch_size, progress=True):
+def scheduled(lengths, batch_size, longest, new_tokens):
+    """Batches of rows that each take about the same number of tokens: lists of indices into lengths, the longest first.
+
+    lengths: tokens of each source. A batch of n rows takes n * (its longest source + new_tokens) tokens, and at most as
+    many as batch_size rows of `longest` tokens do; a row that takes more by itself is a batch of its own. Every row is
+    in one batch, and no batch has room for the next row. Raises UserError for a batch_size below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}; it must be at least 1")
+    budget = batch_size * (longest + new_tokens)
+    batches = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        # The first row of a batch is its longest.
+        if batches and (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + new_tokens) <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def answer_all(encoded, run_batch, tokenizer, *, batch_size, src_length, new_tokens, progress=True):
     """Answers to encoded prompts, in their order.
 
     encoded: list of data.Encoded. run_batch(prompts, row_ids) → ids [batch, new]. Prompts of similar length are decoded
-    together, the longest first: memory that is going to run out does so at once.
+    together, the longest first: batch_size of src_length tokens, of shorter ones as many more as scheduled() allows.
+    new_tokens: most that are generated for a prompt.
     """
     from tqdm import tqdm
 
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].source_ids))
     answers = [None] * len(encoded)
+    batches = scheduled([len(row.source_ids) for row in encoded], batch_size, src_length, new_tokens)
     with tqdm(total=len(encoded), unit="prompt", disable=not progress, file=sys.stderr) as bar:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in batches:
             ids = run_batch(data.collate_prompts([encoded[i] for i in rows], tokenizer.eos_id), rows)
             for i, row_ids in zip(rows, ids, strict=True):
                 example = encoded[i].example

@@ -10,7 +10,6 @@ place inside the target (0 in the source).
 """
 
 import math
-from typing import NamedTuple
 
 import paddle
 import paddle.nn.functional as F
@@ -19,19 +18,6 @@ from paddlenlp.transformers import GLMForConditionalGeneration as StockGLM
 
 # The most negative number that float16 holds: a score far below any real one in every dtype.
 MASKED_SCORE = -65504.0
-
-
-class Prefix(NamedTuple):
-    """What decoding keeps of a batch of sources: it is computed once and never changes.
-
-    keys_values: for each layer a pair of tensors [batch, heads, source, head_dim].
-    score_bias: [batch, 1, 1, source], 0 at real tokens and MASKED_SCORE at padding.
-    mask_index: [batch] int64, the position that every target token carries.
-    """
-
-    keys_values: list
-    score_bias: paddle.Tensor
-    mask_index: paddle.Tensor
 
 
 class GLMForConditionalGeneration(StockGLM):
@@ -77,103 +63,112 @@ class GLMForConditionalGeneration(StockGLM):
     def block(self, layer, hidden, bias):
         """One pre-norm Transformer layer over [batch, length, hidden]; bias as attention_bias() gives it."""
         query, key, value = self.project(layer, hidden)
-        context = attend(query * self.score_scale, key, value, bias, layer.attention.attention_dropout)
+        context = attend(query, key, value, bias, layer.attention.attention_dropout)
         return self.finish_block(layer, hidden, context)
 
     def project(self, layer, hidden):
-        """Query, key and value of [batch, length, hidden], each [batch, heads, length, head_dim].
+        """Query (scaled by 1 / sqrt(head_dim)), key and value of [batch, length, hidden], each [batch, heads, length,
+        head_dim].
 
         paddlenlp also divides by config.attention_scale and multiplies it back after subtracting a maximum. The softmax
         does not see that, so it is left out here.
         """
         mixed = layer.attention.query_key_value(layer.input_layernorm(hidden))
         heads = self.config.num_attention_heads
-        return [part.reshape([0, 0, heads, -1]).transpose([0, 2, 1, 3]) for part in mixed.split(3, axis=-1)]
+        query, key, value = split_heads(mixed, heads, self.config.hidden_size // heads)
+        return query / math.sqrt(self.config.hidden_size // heads), key, value
 
     def finish_block(self, layer, hidden, context):
         """The rest of a layer once attention has read its context [batch, length, hidden]."""
-        attention = layer.attention
-        hidden = hidden + attention.output_dropout(attention.dense(context))
-        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        attention, mlp = layer.attention, layer.mlp
+        hidden = hidden + self.dropped(attention.output_dropout, attention.dense(context))
+        inner = F.gelu(mlp.dense_h_to_4h(layer.post_attention_layernorm(hidden)), approximate=True)
+        return hidden + self.dropped(mlp.dropout, mlp.dense_4h_to_h(inner))
+
+    def dropped(self, dropout, hidden):
+        """hidden after a dropout layer in training; itself otherwise, where that layer would copy it."""
+        return dropout(hidden) if self.training else hidden
 
     def head(self, hidden):
         """Logits [..., vocab] of hidden states [..., hidden]."""
         return paddle.matmul(hidden, self.glm.word_embeddings.weight, transpose_y=True)
 
-    @property
-    def score_scale(self):
-        """1 / sqrt(head_dim), applied to queries since they are the smaller side while decoding."""
-        return 1.0 / math.sqrt(self.config.hidden_size // self.config.num_attention_heads)
-
     def prefill(self, input_ids, source_mask, mask_index):
         """Read sources once.
 
-        input_ids: [batch, source] int64, [CLS] text [gMASK] <|endoftext|>, padded on the right.
-        source_mask: [batch, source] float32, 1 at real tokens.
-        mask_index: [batch] int64, where [gMASK] stands.
-        Returns a Prefix.
+        input_ids: [prompts, source] int64, [CLS] text [gMASK] <|endoftext|>, padded on the right.
+        source_mask: [prompts, source] float32, 1 at real tokens.
+        mask_index: [prompts] int64, where [gMASK] stands.
+        Returns keys and values, 2 * layers tensors [prompts, heads, source, head_dim], keys first; and [prompts, 1,
+        hidden], the embedding of the position that all target tokens carry.
         """
-        bias = ((source_mask - 1.0) * -MASKED_SCORE).unsqueeze([1, 2])
+        stack = self.glm.transformer
+        bias = (source_mask - 1.0) * -MASKED_SCORE
         hidden = self.embed_source(input_ids)
-        keys_values = []
-        layers = self.glm.transformer.layers
-        for layer in layers[:-1]:
+        keys, values = [], []
+        for layer in stack.layers:
             query, key, value = self.project(layer, hidden)
-            context = attend(query * self.score_scale, key, value, bias)
-            hidden = self.finish_block(layer, hidden, context)
-            keys_values.append((contiguous(key), contiguous(value)))
-        # Nobody reads the last layer's output at source positions: decoding only needs its keys and values.
-        _, key, value = self.project(layers[-1], hidden)
-        keys_values.append((contiguous(key), contiguous(value)))
-        return Prefix(keys_values, bias, mask_index)
+            keys.append(key)
+            values.append(value)
+            # Nobody reads the last layer's output at source positions: decoding only needs its keys and values.
+            if len(keys) < len(stack.layers):
+                hidden = self.finish_block(layer, hidden, attend_to_source(query, key, value, bias))
+        return [*keys, *values], stack.position_embeddings(mask_index).unsqueeze(1)
 
     def embed_source(self, input_ids):
-        """Embeddings of a source, whose block position is 0 throughout: [batch, source, hidden]."""
+        """Embeddings of a source, whose block position is 0 throughout: [prompts, source, hidden]."""
         stack = self.glm.transformer
         positions = paddle.arange(paddle.shape(input_ids)[1], dtype="int64")
-        hidden = self.glm.word_embeddings(input_ids) + stack.position_embeddings(positions).unsqueeze(0)
-        return hidden + stack.block_position_embeddings.weight[0]
+        places = stack.position_embeddings(positions) + stack.block_position_embeddings.weight[0]
+        return self.glm.word_embeddings(input_ids) + places.unsqueeze(0)
 
-    def empty_cache(self, rows):
-        """Keys and values of no generated token: for each layer two tensors [rows, heads, 0, head_dim].
+    def empty_cache(self, prompts):
+        """Keys and values of no token: 2 * layers tensors [prompts, heads, 0, head_dim].
 
-        rows: int32 tensor []. The length is a tensor too, so that an exported program leaves it open.
+        prompts: int32 tensor []. The length is a tensor too, so that an exported program leaves it open.
         """
         heads = self.config.num_attention_heads
-        shape = [rows, heads, paddle.zeros([], dtype="int32"), self.config.hidden_size // heads]
+        shape = [prompts, heads, paddle.zeros([], dtype="int32"), self.config.hidden_size // heads]
         return [paddle.full(shape, 0.0, dtype="float32") for _ in range(2 * self.config.num_layers)]
 
-    def decode_step(self, tokens, step, prefix, cache, num_beams=1):
-        """Logits of the token after `tokens`, and the cache grown by one.
+    def decode_step(self, tokens, number, settled, recent, target_position, lineage):
+        """Read the target's token number `number` (number 0 is <|startofpiece|>) of one or more texts of each prompt.
 
-        tokens: [batch * num_beams] int64, the target's token number `step` (number 0 is <|startofpiece|>).
-        step: [1] int64.
-        prefix: the sources' Prefix. Its keys and values are not copied for every beam: beams read them as queries do.
-        cache: list of 2 * layers tensors [batch * num_beams, heads, step, head_dim], keys and values in turn.
-        Returns logits [batch * num_beams, vocab] and the cache with length step + 1.
+        tokens: [prompts, texts] int64. number: [1] int64.
+        settled, recent: keys and values of what came before, in two parts: 2 * layers tensors each, [prompts, heads,
+            entries, head_dim]. target_position: as prefill() gives it.
+        lineage: [prompts, texts, all entries, those of `tokens` too] float32, 1 where an entry belongs to the text and 0
+            elsewhere.
+        Returns the last hidden states [prompts, texts, hidden], for the head, and recent with `texts` entries more.
         """
-        stack = self.glm.transformer
-        mask_position = stack.position_embeddings(prefix.mask_index)
-        if num_beams > 1:
-            mask_position = mask_position.unsqueeze(1).expand([-1, num_beams, -1]).flatten(0, 1)
-        hidden = self.glm.word_embeddings(tokens) + mask_position + stack.block_position_embeddings(step + 1)
-        grown = []
+        stack, layers = self.glm.transformer, self.config.num_layers
+        hidden = self.glm.word_embeddings(tokens) + target_position + stack.block_position_embeddings(number + 1)
+        # Expanded once for all layers: adding a tensor of fewer dimensions is many times slower on CPU.
+        bias = (lineage - 1.0) * -MASKED_SCORE
+        bias = bias.unsqueeze(1).tile([1, self.config.num_attention_heads, 1, 1])
+        first = paddle.shape(settled[0])[2]
+        keys, values = [], []
         for index, layer in enumerate(stack.layers):
-            query, key, value = self.project_step(layer, hidden)
-            key = paddle.concat([cache[2 * index], key], axis=2)
-            value = paddle.concat([cache[2 * index + 1], value], axis=2)
-            grown += [key, value]
-            context = attend_step(query, key, value, prefix.keys_values[index], prefix.score_bias, num_beams)
-            hidden = self.finish_block(layer, hidden, context)
-        return self.head(stack.final_layernorm(hidden)), grown
+            query, key, value = self.project(layer, hidden)
+            keys.append(paddle.concat([recent[index], key], axis=2))
+            values.append(paddle.concat([recent[layers + index], value], axis=2))
+            parts = (settled[index], settled[layers + index]), (keys[-1], values[-1])
+            hidden = self.finish_block(layer, hidden, attend_to_both(query, *parts, bias, first))
+        return stack.final_layernorm(hidden), [*keys, *values]
 
-    def project_step(self, layer, hidden):
-        """Query (scaled), key and value of single tokens [rows, hidden], each [rows, heads, 1, head_dim]."""
-        heads = self.config.num_attention_heads
-        size = self.config.hidden_size // heads
-        mixed = layer.attention.query_key_value(layer.input_layernorm(hidden))
-        query, key, value = (part.reshape([-1, heads, 1, size]) for part in mixed.split(3, axis=-1))
-        return query * self.score_scale, key, value
+
+def split_heads(mixed, heads, head_dim):
+    """Query, key and value, each [batch, heads, length, head_dim], of their projection [batch, length, 3 * hidden]."""
+    if mixed.shape[1] == 1:
+        return mixed.reshape([0, 3 * heads, 1, head_dim]).split(3, axis=1)
+    return mixed.reshape([0, 0, 3 * heads, head_dim]).transpose([0, 2, 1, 3]).split(3, axis=1)
+
+
+def merge_heads(context):
+    """[batch, heads, length, head_dim] → [batch, length, hidden]."""
+    if context.shape[2] == 1:
+        return context.reshape([0, 1, context.shape[1] * context.shape[3]])
+    return context.transpose([0, 2, 1, 3]).flatten(2)
 
 
 def attend(query, key, value, bias, dropout=None):
@@ -185,50 +180,31 @@ def attend(query, key, value, bias, dropout=None):
     probabilities = F.softmax(paddle.matmul(query, key, transpose_y=True) + bias, axis=-1)
     if dropout is not None:
         probabilities = dropout(probabilities)
-    return paddle.matmul(probabilities, value).transpose([0, 2, 1, 3]).flatten(2)
+    return merge_heads(paddle.matmul(probabilities, value))
 
 
-def contiguous(tensor):
-    """The tensor laid out in memory as its shape says. Eagerly a transposed tensor is a view, which every matmul on CPU
-    copies again: for keys and values of a long source, that would be most of a decoding step."""
-    return tensor.contiguous() if paddle.in_dynamic_mode() else tensor
+def attend_to_source(query, key, value, bias):
+    """Attention of all source tokens to all: context [prompts, source, hidden].
 
-
-def attend_step(query, key, value, prefix_key_value, prefix_bias, num_beams):
-    """Attention of one new token per row over its source and over what its row has generated.
-
-    query: [batch * beams, heads, 1, head_dim], scaled. key, value: [batch * beams, heads, generated, head_dim].
-    prefix_key_value: two tensors [batch, heads, source, head_dim]. Returns context [batch * beams, hidden].
+    bias: [prompts, source], added to the scores of a key. It enters the product as one more dimension of the heads,
+    which costs next to nothing; added to the scores, it would take longer than the product.
     """
-    prefix_key, prefix_value = prefix_key_value
-    source = paddle.shape(prefix_key)[2]
-    own_scores = paddle.matmul(query, key, transpose_y=True)
-    beam_query = beams_to_queries(query, num_beams)
-    scores = paddle.concat(
-        [
-            paddle.matmul(beam_query, prefix_key, transpose_y=True) + prefix_bias,
-            beams_to_queries(own_scores, num_beams),
-        ],
-        axis=-1,
-    )
-    probabilities = F.softmax(scores, axis=-1)
-    context = queries_to_beams(paddle.matmul(probabilities[:, :, :, :source], prefix_value), num_beams)
-    own = queries_to_beams(probabilities[:, :, :, source:], num_beams)
-    return (context + paddle.matmul(own, value)).flatten(1)
+    column = bias.unsqueeze([1, 3]) + paddle.zeros_like(key[:, :, :, :1])
+    query = paddle.concat([query, paddle.ones_like(column)], axis=3)
+    key = paddle.concat([key, column], axis=3)
+    return merge_heads(paddle.matmul(F.softmax(paddle.matmul(query, key, transpose_y=True)), value))
 
 
-def beams_to_queries(rows, num_beams):
-    """[batch * beams, heads, 1, size] → [batch, heads, beams, size]."""
-    if num_beams == 1:
-        return rows
-    return rows.reshape([-1, num_beams, rows.shape[1], 0]).transpose([0, 2, 1, 3])
+def attend_to_both(query, settled, recent, bias, first):
+    """Attention of new tokens to two parts of what came before: context [prompts, texts, hidden].
 
-
-def queries_to_beams(queries, num_beams):
-    """[batch, heads, beams, size] → [batch * beams, heads, 1, size]."""
-    if num_beams == 1:
-        return queries
-    return queries.transpose([0, 2, 1, 3]).flatten(0, 1).unsqueeze(2)
+    query: [prompts, heads, texts, head_dim], scaled. settled, recent: keys and values, each [prompts, heads, entries,
+    head_dim]; first: the number of settled entries. bias: [prompts, heads, texts, all entries].
+    """
+    scores = [paddle.matmul(query, keys, transpose_y=True) for keys, _ in (settled, recent)]
+    probabilities = F.softmax(paddle.concat(scores, axis=3) + bias)
+    of_settled, of_recent = probabilities.split([first, -1], axis=3)
+    return merge_heads(paddle.matmul(of_settled, settled[1]) + paddle.matmul(of_recent, recent[1]))
 
 
 def attention_bias(attention_mask, length):

@@ -41,7 +41,12 @@ def main(argv=None):
         model = checkpoint.load_model(directory)
         decoder = Decoder(model, config, SpecialIds.of(tokenizer, model.config.vocab_size))
         answers = inference.answer_all(
-            encoded, lambda batch, rows: run(decoder, batch, config, rows), tokenizer, prompts.batch_size
+            encoded,
+            lambda batch, rows: run(decoder, batch, config, rows),
+            tokenizer,
+            batch_size=prompts.batch_size,
+            src_length=prompts.src_length,
+            new_tokens=config.max_new_tokens,
         )
     inference.report_answers(answers, prompts.output_file, report)
 

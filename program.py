@@ -89,6 +89,8 @@ def save(model, tokenizer, config, directory, prefix, dtype="float32"):
     directory.mkdir(parents=True, exist_ok=True)
     special_ids = SpecialIds.of(tokenizer, model.config.vocab_size)
     decoder = Decoder(model, config, special_ids)
+    # The decoder's head is the transposed word embeddings: the program looks words up in it and stores it alone.
+    model.glm.word_embeddings = embedding_of_columns(decoder.head)
     if dtype != "float32":
         decoder = with_stored_dtype(decoder, dtype)
     decoder.eval()
@@ -105,14 +107,43 @@ def save(model, tokenizer, config, directory, prefix, dtype="float32"):
     generation_config.save(config_path(directory, prefix), config, special_ids, **facts)
 
 
-def with_stored_dtype(decoder, dtype):
-    """A Decoder whose weights are stored in another dtype; its program begins with casting them to float32."""
+def embedding_of_columns(table):
+    """A layer from ids [prompts, n] int64 to the columns of a parameter [hidden, vocab] that they number: [prompts, n,
+    hidden]."""
     import paddle
 
-    from decoding import Decoder
+    class EmbeddingOfColumns(paddle.nn.Layer):
+        """Columns of a parameter that belongs to another layer."""
 
-    class CastingDecoder(Decoder):
+        def __init__(self):
+            super().__init__()
+            self.add_parameter("weight", table)
+
+        def forward(self, ids):
+            """[prompts, n, hidden] of ids [prompts, n]."""
+            columns = paddle.index_select(self.weight, ids.flatten(), axis=1)
+            return columns.t().reshape([paddle.shape(ids)[0], -1, table.shape[0]])
+
+    return EmbeddingOfColumns()
+
+
+def with_stored_dtype(decoder, dtype):
+    """A layer that does what a Decoder does and stores its weights in another dtype; its program begins with casting
+    them to float32."""
+    import paddle
+    from paddle.base.framework import EagerParamBase
+
+    stored = {parameter.name: parameter.astype(dtype) for _, parameter in parameter_slots(decoder)}
+    stored = {name: EagerParamBase.from_tensor(tensor, trainable=False) for name, tensor in stored.items()}
+    for (layer, name), parameter in parameter_slots(decoder):
+        layer._parameters[name] = stored[parameter.name]
+
+    class CastingDecoder(paddle.nn.Layer):
         """A Decoder that computes with float32 copies of its weights."""
+
+        def __init__(self):
+            super().__init__()
+            self.decoder = decoder
 
         def forward(self, inputs):
             """As Decoder.forward."""
@@ -121,22 +152,20 @@ def with_stored_dtype(decoder, dtype):
         @paddle.jit.not_to_static
         def cast_and_decode(self, inputs):
             """decode() while every parameter is shadowed by its float32 copy."""
-            with shadowed({slot: paddle.cast(parameter, "float32") for slot, parameter in parameter_slots(self.model)}):
-                return self.decode(inputs)
+            slots = parameter_slots(self.decoder)
+            copies = {parameter.name: paddle.cast(parameter, "float32") for parameter in stored.values()}
+            with shadowed({slot: copies[parameter.name] for slot, parameter in slots}):
+                return self.decoder.decode(inputs)
 
-    for (layer, name), parameter in parameter_slots(decoder.model):
-        layer._parameters[name] = paddle.create_parameter(
-            parameter.shape, dtype, default_initializer=paddle.nn.initializer.Assign(parameter.astype(dtype))
-        )
-    return CastingDecoder(decoder.model, decoder.config, decoder.special)
+    return CastingDecoder()
 
 
-def parameter_slots(model):
-    """[((layer, attribute name), parameter)] of all parameters of a model."""
+def parameter_slots(layer):
+    """[((layer, attribute name), parameter)] of all parameters of a layer and those below it."""
     return [
-        ((layer, name), parameter)
-        for layer in model.sublayers(include_self=True)
-        for name, parameter in layer._parameters.items()
+        ((owner, name), parameter)
+        for owner in layer.sublayers(include_self=True)
+        for name, parameter in owner._parameters.items()
         if parameter is not None
     ]
 

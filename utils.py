@@ -133,12 +133,14 @@ class GLMTrainer(Trainer):
 
     @paddle.no_grad()
     def mean_loss(self, model, rows):
-        """Mean over all target tokens of the negative log probability, without label smoothing."""
-        order = sorted(rows, key=lambda row: row.length)
-        size = self.args.per_device_eval_batch_size
+        """Mean over all target tokens of the negative log probability, without label smoothing.
+
+        A batch takes at most the tokens that per_device_eval_batch_size of the longest rows do.
+        """
+        lengths = [row.length for row in rows]
         total = tokens = 0
-        for first in range(0, len(order), size):
-            batch = order[first : first + size]
+        for indices in inference.scheduled(lengths, self.args.per_device_eval_batch_size, max(lengths), new_tokens=0):
+            batch = [rows[i] for i in indices]
             arrays = data.collate(batch, self.tokenizer.eos_id, self.tokenizer.sop_id)
             tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
             count = sum(len(row.target_ids) for row in batch)
@@ -151,7 +153,7 @@ class GLMTrainer(Trainer):
         return total / tokens
 
     def generate(self, model, rows):
-        """inference.Answer for each of rows."""
+        """inference.Answer for each of rows, decoded per_device_eval_batch_size of the longest together."""
         decoder = Decoder(model, self.generation, SpecialIds.of(self.tokenizer, model.config.vocab_size))
 
         def run_batch(prompts, row_ids):
@@ -161,7 +163,9 @@ class GLMTrainer(Trainer):
             rows,
             run_batch,
             self.tokenizer,
-            self.args.per_device_eval_batch_size,
+            batch_size=self.args.per_device_eval_batch_size,
+            src_length=max((len(row.source_ids) for row in rows), default=0),
+            new_tokens=self.generation.max_new_tokens,
             progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
 

@@ -65,13 +65,13 @@ def kept_probabilities(logits, temperature, top_k, top_p):
 
 
 def sampler(noise, temperature, top_k, top_p):
-    """A choose() for search() that inverts the cumulative distribution, likeliest piece first, at noise[number]."""
+    """A choose() for search() that inverts the cumulative distribution over pieces in order of their ids, at noise[number]."""
 
     def choose(logits, number):
         kept = kept_probabilities(logits, temperature, top_k, top_p)
         mass = 0.0
         threshold = noise[number] * kept.sum()
-        for piece in np.argsort(-kept):
+        for piece in range(len(kept)):
             mass += kept[piece]
             if mass > threshold:
                 return piece

@@ -3,7 +3,10 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -175,15 +178,131 @@ def test_pdparams_are_loaded(directory, weights):
     assert_same(parameters(checkpoint.load_model(directory)), weights)
 
 
-def test_pytorch_weights_are_loaded_and_transposed(directory, weights, monkeypatch):
-    # Writing a file in PyTorch's format takes PyTorch: what paddlenlp would read from it is given in its place.
-    import paddlenlp.utils.serialization as serialization
+def save_pytorch(tensors, path):
+    """Write a file as torch.save(tensors, path) does; torch.load(path, weights_only=False) of 2.13 reads it.
 
-    (directory / "pytorch_model.bin").touch()
+    tensors: float16 or float32 arrays by name. A view is stored as PyTorch does: all of its base, and strides.
+    """
+    entries = []
+    with ZipFile(path, "w") as file:
+        for number, (name, array) in enumerate(tensors.items()):
+            storage = array if array.base is None else array.base
+            file.writestr(f"pytorch_model/data/{number}", storage.tobytes())
+            kind = {"float16": "HalfStorage", "float32": "FloatStorage"}[str(array.dtype)]
+            shape = "".join(f"I{size}\n" for size in array.shape)
+            strides = "".join(f"I{step // array.itemsize}\n" for step in array.strides)
+            entries.append(
+                f"V{name}\nctorch._utils\n_rebuild_tensor_v2\n"
+                f"((Vstorage\nctorch\n{kind}\nV{number}\nVcpu\nI{storage.size}\ntQ"
+                f"I0\n({shape}t({strides}tI00\nccollections\nOrderedDict\n)RtR"
+            )
+        file.writestr("pytorch_model/data.pkl", "}(" + "".join(entries) + "u.")
+        file.writestr("pytorch_model/version", "3\n")
+
+
+def test_pytorch_weights_are_loaded_and_transposed(directory, weights):
     halves = {name: array.astype("float16") for name, array in in_pytorch_layout(weights).items()}
-    monkeypatch.setattr(serialization, "load_torch", lambda path: halves if path.endswith(".bin") else None)
+    save_pytorch(halves, directory / "pytorch_model.bin")
     expected = {name: array.astype("float16").astype("float32") for name, array in weights.items()}
     assert_same(parameters(checkpoint.load_model(directory)), expected)
+
+
+def test_pytorch_tensors_that_are_parts_of_others_are_loaded(directory, weights):
+    layout = in_pytorch_layout(weights)
+    parts = {name: np.hstack([a, a])[:, : a.shape[1]] if a.ndim == 2 else a for name, a in layout.items()}
+    assert not parts[FUSED].flags.c_contiguous
+    save_pytorch(parts, directory / "pytorch_model.bin")
+    assert_same(parameters(checkpoint.load_model(directory)), weights)
+
+
+def test_a_pytorch_tensor_that_reaches_beyond_what_is_stored_is_refused(directory, weights):
+    save_pytorch(in_pytorch_layout(weights), directory / "whole")
+    with ZipFile(directory / "whole") as whole, ZipFile(directory / "pytorch_model.bin", "w") as file:
+        for name in whole.namelist():
+            file.writestr(name, whole.read(name)[:-4] if "/data/" in name else whole.read(name))
+    assert "reaches beyond what is stored" in refusal(checkpoint.load_model, directory)
+
+
+def test_a_pytorch_file_runs_nothing(directory, tmp_path):
+    with ZipFile(directory / "pytorch_model.bin", "w") as file:
+        file.writestr("pytorch_model/data.pkl", f"cos\nmkdir\n(V{tmp_path / 'made'}\ntR.")
+    assert "pytorch_model.bin: cannot be read (os.mkdir" in refusal(checkpoint.load_model, directory)
+    assert not (tmp_path / "made").exists()
+
+
+def test_weights_that_are_no_floating_point_numbers_are_refused(directory, weights):
+    # numpy has no bfloat16: it comes as its bits, in uint16.
+    bits = {name: array.view("uint32").astype("uint16") for name, array in weights.items()}
+    save_file(bits, str(directory / "model.safetensors"))
+    assert "is neither float16 nor float32" in refusal(checkpoint.load_model, directory)
+
+
+def test_a_model_that_does_not_take_the_weights_keeps_its_own(directory, weights, tmp_path):
+    save_file(weights, str(directory / "model.safetensors"))
+    model = checkpoint.load_model(directory)
+    last = list(parameters(model))[-1]
+    changed = {name: -array for name, array in weights.items()}
+    changed[last] = np.concatenate([changed[last], changed[last]])
+    save_file(changed, str(directory / "model.safetensors"))
+    assert last in refusal(checkpoint.load_weights, model, directory)
+    assert_same(parameters(model), weights)
+
+
+def test_nothing_is_read_before_all_names_and_shapes_fit(directory, weights):
+    save_file(weights, str(directory / "model.safetensors"))
+    model = checkpoint.load_model(directory)
+    shapes = {name: array.shape for name, array in weights.items()}
+    taken = []
+    for wrong in ({name: shapes[name] for name in list(shapes)[:-1]}, {**shapes, list(shapes)[-1]: (1, 2)}):
+        refusal(checkpoint.assign, model, checkpoint.Weights(wrong, taken.append), directory)
+    assert taken == []
+
+
+def test_parameters_are_named_as_in_paddlenlp_and_alike_in_each_model(directory, weights):
+    import paddle
+    from paddlenlp.transformers import GLMConfig, GLMForConditionalGeneration
+
+    save_file(weights, str(directory / "model.safetensors"))
+    with paddle.utils.unique_name.guard():
+        stock = GLMForConditionalGeneration(GLMConfig(**CONFIG))
+    for model in (checkpoint.load_model(directory), checkpoint.load_model(directory, "float16")):
+        assert [parameter.name for parameter in model.parameters()] == [p.name for p in stock.parameters()]
+        assert all(parameter.trainable for parameter in model.parameters())
+
+
+PEAK = """
+import sys
+import runtime
+import checkpoint, modeling
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+before = peak()
+checkpoint.load_model(sys.argv[1])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("filename", ["model.safetensors", "pytorch_model.bin"])
+def test_loading_takes_the_memory_of_the_weights_once(directory, filename):
+    from paddlenlp.transformers import GLMConfig
+
+    config = GLMConfig(**{**CONFIG, "num_layers": 32, "hidden_size": 256})
+    (directory / "config.json").write_text(config.to_json_string(), encoding="utf8")
+    empty = checkpoint.empty_model(config)
+    weights = {name: np.ones(parameter.shape, "float32") for name, parameter in empty.named_parameters()}
+    if filename == "model.safetensors":
+        save_file(weights, str(directory / filename))
+    else:
+        save_pytorch(in_pytorch_layout(weights), directory / filename)
+    command = [sys.executable, "-c", PEAK, str(directory)]
+    result = subprocess.run(command, cwd=checkpoint.__file__.rpartition(os.sep)[0], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    size = sum(array.nbytes for array in weights.values())
+    assert 0.5 * size < int(result.stdout.split()[-1]) < 1.5 * size
 
 
 def test_float16_is_loaded_from_float32_and_back(directory, weights, tokenizer, tmp_path):

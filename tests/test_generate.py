@@ -106,6 +106,22 @@ def test_source_ngrams_may_come_back_unless_they_are_banned(model, inputs, eop):
     assert not any(set(text) & set(row) for text, row in zip(banned, source.tolist(), strict=True))
 
 
+def test_a_mask_of_lengths_says_the_same_as_the_square(model, inputs, eop):
+    ids, positions, _ = inputs
+    by_length = our_texts(model, [ids, positions, paddle.to_tensor(LENGTHS)], eop)
+    assert by_length == our_texts(model, inputs, eop)
+
+
+@pytest.mark.parametrize("choices", [{}, {"do_sample": True, "num_return_sequences": 2}], ids=["greedy", "samples"])
+def test_a_stream_gives_the_ids_step_by_step(model, inputs, eop, choices):
+    steps = []
+    special = {"eos_token_id": eop, "pad_token_id": models.PAD, "max_new_tokens": NEW}
+    ids = decoding.generate(model, *inputs, stream=steps.append, **special, **choices)
+    np.testing.assert_array_equal(np.stack(steps, axis=1), ids.numpy())
+    with pytest.raises(UserError, match="stream"):
+        decoding.generate(model, *inputs, stream=steps.append, num_beams=2, **special)
+
+
 def test_bad_token_ids_do_not_appear(model, inputs, eop):
     usual = our_texts(model, inputs, eop)
     bad = {piece for text in usual for piece in text} - {eop}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import data
 import inference
 from arguments import PromptArguments
-from inference import Answer
+from errors import UserError
+from inference import Answer, scheduled
 from records import ReadReport
 
 EOS = 9
@@ -34,54 +35,108 @@ def encoded_prompt(number, length, target=None):
     return data.Encoded(example, ids, None, length, 0)
 
 
-@given(st.lists(st.integers(2, 12), max_size=20), st.integers(1, 25))
-def test_every_prompt_gets_its_own_answer_in_the_given_order(lengths, batch_size):
+LIMITS = {"batch_size": st.integers(1, 9), "longest": st.integers(1, 40), "new_tokens": st.integers(0, 30)}
+
+
+def tokens_of(batch, lengths, new_tokens):
+    """Tokens that a batch takes once it is padded and decoded to the end."""
+    return len(batch) * (max(lengths[row] for row in batch) + new_tokens)
+
+
+@given(lengths=st.lists(st.integers(1, 40), max_size=60), **LIMITS)
+def test_every_row_is_in_one_batch_and_the_longest_come_first(lengths, batch_size, longest, new_tokens):
+    batches = scheduled(lengths, batch_size, longest, new_tokens)
+    rows = [row for batch in batches for row in batch]
+    assert all(batches)
+    assert sorted(rows) == list(range(len(lengths)))
+    assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
+
+
+@given(lengths=st.lists(st.integers(1, 40), max_size=60), **LIMITS)
+def test_a_batch_is_filled_up_to_its_tokens_and_not_beyond(lengths, batch_size, longest, new_tokens):
+    budget = batch_size * (longest + new_tokens)
+    batches = scheduled(lengths, batch_size, longest, new_tokens)
+    for batch in batches:
+        assert len(batch) == 1 or tokens_of(batch, lengths, new_tokens) <= budget
+    for batch, following in zip(batches, batches[1:], strict=False):
+        assert tokens_of([*batch, following[0]], lengths, new_tokens) > budget
+
+
+@given(rows=st.integers(1, 60), **LIMITS)
+def test_of_rows_of_full_length_a_batch_holds_the_batch_size(rows, batch_size, longest, new_tokens):
+    batches = scheduled([longest] * rows, batch_size, longest, new_tokens)
+    full, rest = divmod(rows, batch_size)
+    assert [len(batch) for batch in batches] == [batch_size] * full + [rest] * (rest > 0)
+
+
+def test_shorter_rows_share_a_batch_in_greater_numbers():
+    # 2 * (10 + 2) = 24 tokens: 2 rows of 10 + 2, then 3 of 6 + 2, then 6 of 2 + 2, then what is left.
+    lengths = [2, 10, 6, 2, 2, 6, 2, 10, 2, 2, 6, 2]
+    assert scheduled(lengths, 2, 10, 2) == [[1, 7], [2, 5, 10], [0, 3, 4, 6, 8, 9], [11]]
+    # One row too long for 1 * (4 + 2) tokens is decoded all the same.
+    assert scheduled([9, 1, 1], 1, 4, 2) == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_a_mistake_told_in_one_line(batch_size):
+    with pytest.raises(UserError, match=f"batch size is {batch_size}; it must be at least 1"):
+        scheduled([3], batch_size, 3, 0)
+
+
+def answer(prompts, run_batch, batch_size=8, src_length=12, new_tokens=3, progress=False):
+    """inference.answer_all with limits that fit the prompts of these tests."""
+    return inference.answer_all(
+        prompts,
+        run_batch,
+        SpellingTokenizer(),
+        batch_size=batch_size,
+        src_length=src_length,
+        new_tokens=new_tokens,
+        progress=progress,
+    )
+
+
+@given(st.lists(st.integers(2, 12), max_size=20), st.integers(1, 25), st.integers(12, 30), st.integers(1, 9))
+def test_every_prompt_gets_its_own_answer_in_the_given_order(lengths, batch_size, src_length, new):
     prompts = [encoded_prompt(number, length, f"target {number}") for number, length in enumerate(lengths)]
     batches = []
 
     def run_batch(arrays, row_ids):
         """Answer each row by its first id, its row number and its length."""
-        batches.append(arrays)
+        batches.append(row_ids)
         return np.stack([arrays["input_ids"][:, 0], row_ids, arrays["source_mask"].sum(1).astype(int)], axis=1)
 
-    answers = inference.answer_all(prompts, run_batch, SpellingTokenizer(), batch_size, progress=False)
-    assert answers == [
+    assert answer(prompts, run_batch, batch_size, src_length, new) == [
         Answer(f"prompt {i}", f"{100 + i} {i} {length}", f"target {i}") for i, length in enumerate(lengths)
     ]
-    assert [len(arrays["input_ids"]) for arrays in batches] == [
-        min(batch_size, len(lengths) - start) for start in range(0, len(lengths), batch_size)
-    ]
+    assert batches == scheduled(lengths, batch_size, src_length, new)
 
 
 @given(st.lists(st.integers(2, 12), min_size=1, max_size=20), st.integers(1, 8))
-def test_batches_hold_similar_lengths_the_longest_first_and_little_padding(lengths, batch_size):
+def test_batches_are_padded_to_their_longest_prompt_only(lengths, batch_size):
     prompts = [encoded_prompt(number, length) for number, length in enumerate(lengths)]
-    seen = []
 
     def run_batch(arrays, row_ids):
-        """Note the real lengths; answer nothing."""
+        """Compare the arrays with the real lengths; answer nothing."""
         real = arrays["source_mask"].sum(1).astype(int)
+        assert real.tolist() == [lengths[row] for row in row_ids]
         assert arrays["input_ids"].shape[1] == real.max()
         assert (arrays["input_ids"][arrays["source_mask"] == 0] == EOS).all()
         assert (arrays["mask_index"] == real - 2).all()
-        seen.extend(real)
         return np.zeros((len(row_ids), 1), int)
 
-    inference.answer_all(prompts, run_batch, SpellingTokenizer(), batch_size, progress=False)
-    assert seen == sorted(lengths, reverse=True)
+    assert len(answer(prompts, run_batch, batch_size)) == len(lengths)
 
 
 def test_a_runner_that_loses_rows_is_an_error():
     prompts = [encoded_prompt(number, 3) for number in range(3)]
     with pytest.raises(ValueError, match="shorter"):
-        inference.answer_all(prompts, lambda arrays, rows: np.zeros((2, 1)), SpellingTokenizer(), 8, progress=False)
+        answer(prompts, lambda arrays, rows: np.zeros((2, 1)))
 
 
 def test_progress_goes_to_stderr_and_only_if_asked(capsys):
     for progress in (False, True):
-        inference.answer_all(
-            [encoded_prompt(0, 3)], lambda arrays, rows: np.zeros((1, 1)), SpellingTokenizer(), 8, progress
-        )
+        answer([encoded_prompt(0, 3)], lambda arrays, rows: np.zeros((1, 1)), progress=progress)
         captured = capsys.readouterr()
         assert captured.out == ""
         assert ("1/1" in captured.err) is progress

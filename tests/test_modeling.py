@@ -7,7 +7,6 @@ import paddle.nn.functional as F
 import pytest
 
 import data
-from modeling import Prefix
 
 LENGTHS = [(9, 4), (5, 7), (12, 1), (7, 6)]
 
@@ -121,26 +120,33 @@ def test_padding_to_a_fixed_length_leaves_the_loss_alone(model):
     np.testing.assert_allclose(float(model(**padded)), float(expected), rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
-def test_decoding_with_the_cache_equals_reading_the_whole_text(model, num_beams):
+@pytest.mark.parametrize("texts", [1, 3])
+@pytest.mark.parametrize("settled_steps", [0, 4])
+def test_decoding_with_the_cache_equals_reading_the_whole_text(model, texts, settled_steps):
+    """Texts of a prompt share its cache; after settled_steps the recent part of it joins the settled one."""
     rng = np.random.default_rng(2)
     sources = [models.random_source(rng, length) for length in (6, 11, 4)]
-    targets = rng.integers(0, models.TEXT, [len(sources) * num_beams, 9])
-    rows = [models.encoded(sources[i // num_beams], target) for i, target in enumerate(targets)]
+    targets = rng.integers(0, models.TEXT, [len(sources), texts, 9])
+    rows = [models.encoded(source, target) for source, some in zip(sources, targets, strict=True) for target in some]
     batch = models.training_batch(rows)
     full = model(batch["input_ids"], batch["position_ids"], batch["source_length"]).numpy()
 
     prompts = models.tensors(data.collate_prompts([models.encoded(source) for source in sources], models.PAD))
-    prefix = model.prefill(prompts["input_ids"], prompts["source_mask"], prompts["mask_index"])
-    assert isinstance(prefix, Prefix)
-    cache = model.empty_cache(paddle.to_tensor(len(rows), dtype="int32"))
-    read = np.concatenate([np.full([len(rows), 1], models.SOP), targets[:, :-1]], axis=1)
-    for step in range(read.shape[1]):
-        number = paddle.to_tensor([step], dtype="int64")
-        logits, cache = model.decode_step(paddle.to_tensor(read[:, step]), number, prefix, cache, num_beams)
+    settled, position = model.prefill(prompts["input_ids"], prompts["source_mask"], prompts["mask_index"])
+    recent = model.empty_cache(paddle.to_tensor(len(sources), dtype="int32"))
+    lineage = prompts["source_mask"].numpy()[:, None, :].repeat(texts, axis=1)
+    own = np.eye(texts, dtype="float32")[None].repeat(len(sources), axis=0)
+    read = np.concatenate([np.full([len(sources), texts, 1], models.SOP), targets[:, :, :-1]], axis=2)
+    for step in range(9):
+        if step == settled_steps:
+            settled = [paddle.concat(pair, axis=2) for pair in zip(settled, recent, strict=True)]
+            recent = model.empty_cache(paddle.to_tensor(len(sources), dtype="int32"))
+        lineage = np.concatenate([lineage, own], axis=2)
+        inputs = [paddle.to_tensor(array) for array in (read[:, :, step], np.array([step]), lineage)]
+        hidden, recent = model.decode_step(inputs[0], inputs[1], settled, recent, position, inputs[2])
         expected = [full[i, len(row.source_ids) + step] for i, row in enumerate(rows)]
-        np.testing.assert_allclose(logits.numpy(), expected, rtol=0, atol=1e-5)
-    assert {tuple(tensor.shape) for tensor in cache} == {(len(rows), 4, read.shape[1], 12)}
+        np.testing.assert_allclose(model.head(hidden).flatten(0, 1).numpy(), expected, rtol=0, atol=1e-5)
+    assert {tuple(tensor.shape) for tensor in recent} == {(3, 4, (9 - settled_steps) * texts, 12)}
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])

@@ -1,4 +1,4 @@
-"""decoding.py's loops against NumPy references, on random scores instead of a model."""
+"""search.py and scores.py against NumPy references, on random scores instead of a model."""
 
 import numpy as np
 import paddle
@@ -7,13 +7,16 @@ import reference_search as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import decoding
+import scores as score_functions
 from generation_config import GenerationConfig, SpecialIds, draws, feeds
+from search import Model, Rules, search
 
 VOCAB, EOP, SOP, PAD = 32, 3, 29, 30
 BANNED = (0, 29, 30, 31)
 # Made likely, so that texts end in time and n-grams would come again.
 FAVOURITES = [EOP, 5, 6, 7]
+# What the "model" remembers of every prompt's source.
+SOURCE = [25, 26, 27]
 SPECIAL = SpecialIds(SOP, EOP, PAD, BANNED)
 few_examples = settings(max_examples=25)
 seeds = st.integers(0, 2**16)
@@ -28,7 +31,7 @@ class Scores:
 
     def __init__(self, seed, scale=2.0, ends=(), forbidden_bonus=0.0, first=None):
         self.seed, self.scale, self.ends, self.forbidden_bonus, self.first = seed, scale, ends, forbidden_bonus, first
-        self.steps = 0
+        self.steps = self.rows_read = 0
 
     def after(self, prompt, text):
         logits = np.random.default_rng([self.seed, prompt, *text]).standard_normal(VOCAB) * self.scale
@@ -40,35 +43,38 @@ class Scores:
             logits[self.first] += 100.0
         return logits.astype("float32").astype("float64")
 
-    def step_of(self, prompts, num_beams=1):
-        """A step() for the search functions. Its cache holds the texts it was given: it shows wrong reordering."""
-
-        def step(tokens, number, cache):
-            self.steps += 1
-            (texts,) = cache
-            texts = paddle.concat([texts, tokens.unsqueeze(1)], axis=1)
-            assert texts.shape[1] == int(number) + 1
-            rows = texts.numpy()
-            assert (rows[:, 0] == SOP).all()
-            logits = [self.after(prompts[i // num_beams], row[1:]) for i, row in enumerate(rows)]
-            return paddle.to_tensor(np.array(logits, "float32")), [texts]
-
-        return step
+    def step(self, tokens, number, settled, recent, fixed, lineage):
+        """The step of a search.Model. Its entries are the tokens it was given: they show wrong lineages."""
+        self.steps += 1
+        self.rows_read += tokens.shape[0]
+        recent = [paddle.concat([recent[0], tokens.unsqueeze([1, 3])], axis=2)]
+        entries = paddle.concat([settled[0], recent[0]], axis=2)[:, 0, :, 0].numpy()
+        logits = []
+        for prompt, pieces, owned in zip(fixed[0].numpy(), entries, lineage.numpy(), strict=True):
+            assert set(np.unique(owned)) <= {0.0, 1.0}
+            for own in owned:
+                source, text = np.split(pieces[own > 0], [len(SOURCE) - prompt % 2])
+                assert source.tolist() == SOURCE[: len(source)]
+                assert len(text) == int(number) + 1
+                assert text[0] == SOP
+                logits.append(self.after(prompt, text[1:]))
+        return paddle.to_tensor(np.array(logits, "float32")), recent
 
 
 def decode(scores, config, prompts=(0,), before=()):
-    """Ids [prompts, texts, new] (numpy) of search_rows() or search_beams() on Scores."""
+    """Ids [prompts, texts, new] (numpy) of search() on Scores. Prompts with odd numbers have a source that is padded."""
     batch = {"input_ids": np.zeros([len(prompts), 1], "int64")}
     inputs = {**batch, "source_mask": batch["input_ids"], "mask_index": batch["input_ids"]}
     inputs = {name: paddle.to_tensor(value) for name, value in feeds(inputs, config, prompts).items()}
-    rows = len(prompts) * config.num_beams
-    history = paddle.to_tensor(np.tile(np.array([*before, SOP], "int64"), [rows, 1]))
-    banned = np.zeros(VOCAB, "float32")
-    banned[list(BANNED)] = decoding.BANNED
-    search = decoding.search_beams if config.num_beams > 1 else decoding.search_rows
-    step = scores.step_of(prompts, config.num_beams)
-    cache = [paddle.zeros([rows, 0], dtype="int64")]
-    return search(step, cache, history, inputs, config, SPECIAL, paddle.to_tensor(banned)).numpy()
+    history = paddle.to_tensor(np.tile(np.array([*before, SOP], "int64"), [len(prompts), 1]))
+    source = paddle.to_tensor(np.tile(np.array(SOURCE, "int64")[None, None, :, None], [len(prompts), 1, 1, 1]))
+    visible = np.ones([len(prompts), len(SOURCE)], "float32")
+    visible[[prompt % 2 == 1 for prompt in prompts], -1] = 0.0
+    fixed = [paddle.to_tensor(np.array(prompts, "int64")), *([inputs["noise"]] if config.do_sample else [])]
+    bias = [score_functions.bias_of(pieces, VOCAB) for pieces in (BANNED, [EOP])]
+    model = Model(scores.step, lambda count: [paddle.full([count, 1, 0, 1], 0, dtype="int64")])
+    rules = Rules(config, SPECIAL, inputs, *bias)
+    return search(model, [source], fixed, paddle.to_tensor(visible), history, rules).numpy()
 
 
 def trimmed(rows):
@@ -249,34 +255,79 @@ def test_decoding_stops_when_every_text_has_ended(choices):
     assert lengths == [[end + 1] * len(ids[0]) for end in scores.ends]
 
 
-@given(seeds, st.sampled_from([0.4, 1.0, 2.5]), st.integers(0, 20), st.floats(0.05, 1.0))
+def test_finished_prompts_are_not_decoded_further():
+    # One prompt of eight ends at each step: at most a quarter of those that are decoded may have ended.
+    for choices in ({}, {"num_beams": 3, "early_stopping": True}):
+        scores = Scores(13, ends=range(8))
+        decode(scores, GenerationConfig(max_new_tokens=20, **choices), range(8))
+        assert scores.steps == 8
+        assert scores.rows_read == 8 + 8 + 6 + 6 + 4 + 3 + 2 + 1
+
+
+@pytest.mark.parametrize("choices", [{}, {"num_beams": 2, "length_penalty": 0.0}], ids=["greedy", "beams"])
+def test_long_texts_are_those_of_the_definition(choices):
+    """As long as it takes until recent entries have joined the settled ones twice."""
+    config, scores = GenerationConfig(max_new_tokens=150, min_new_tokens=149, **choices), Scores(14)
+    texts = decode(scores, config, [4])[0]
+
+    def after(text):
+        return scores.after(4, text)
+
+    if config.num_beams == 1:
+        assert texts.tolist() == [reference.search(after, reference.greedy, rules(config), 150)]
+    else:
+        expected, _ = reference.beam_search(after, rules(config), 2, 150, 0.0, False)
+        assert trimmed(texts) == [list(map(int, text)) for _, text in expected]
+
+
+@given(seeds, st.sampled_from([16, 300]), st.sampled_from([0.4, 1.0, 2.5]), st.integers(0, 300), st.floats(0.05, 1.0))
 @few_examples
-def test_filtered_probabilities_equal_their_definition(seed, temperature, top_k, top_p):
-    logits = np.random.default_rng(seed).standard_normal([3, 16]) * 2
-    choices = {"temperature": temperature, "top_p": top_p}
-    inputs = {name: paddle.to_tensor([value], dtype="float32") for name, value in choices.items()}
-    inputs["top_k"] = paddle.to_tensor([top_k], dtype="int64")
-    weights, ids = decoding.filtered_probabilities(paddle.to_tensor(logits.astype("float32")), inputs)
-    actual = np.zeros([3, 16])
-    np.put_along_axis(actual, ids.numpy(), weights.numpy(), axis=1)
+def test_kept_probabilities_equal_their_definition(seed, vocab, temperature, top_k, top_p):
+    logits = np.random.default_rng(seed).standard_normal([3, vocab]).astype("float32") * 2
+    limits = [paddle.to_tensor([value], dtype="float32") for value in (temperature, top_p)]
+    kept = score_functions.kept_probabilities(
+        paddle.to_tensor(logits), limits[0], paddle.to_tensor([top_k], dtype="int64"), limits[1]
+    )
     expected = [reference.kept_probabilities(row, temperature, top_k, top_p) for row in logits]
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
-    assert (np.diff(weights.numpy(), axis=1) <= 0).all()
+    np.testing.assert_allclose(kept.numpy(), expected, atol=1e-5)
+
+
+@given(seeds, st.integers(1, 3), st.integers(1, 4), st.integers(0, 12))
+@few_examples
+def test_repeated_ngrams_are_banned_and_nothing_else(seed, rows, size, length):
+    rng = np.random.default_rng(seed)
+    history = rng.integers(0, 3, [rows, length + 1])
+    logits = paddle.zeros([rows, 4])
+    banned = score_functions.ban_repeated_ngrams(logits, paddle.to_tensor(history), size).numpy() < 0
+    for row, past in enumerate(history.tolist()):
+        for piece in range(4):
+            grams = reference.ngrams([*past, piece], size)
+            assert banned[row, piece] == (len(grams) > 0 and grams[-1] in grams[:-1])
+
+
+@given(seeds, st.floats(0.1, 60.0))
+@few_examples
+def test_log_normalizer_equals_the_log_of_the_sum_of_exponentials(seed, scale):
+    logits = np.random.default_rng(seed).standard_normal([4, 50]) * scale
+    largest = logits.max(axis=1, keepdims=True)
+    expected = largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True))
+    actual = score_functions.log_normalizer(paddle.to_tensor(logits.astype("float32"))).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_draws_come_as_often_as_their_weights_say():
     # Evenly spaced noise instead of random: frequencies are then exact up to the spacing.
-    weights, ids = np.array([0.1, 0.0, 0.5, 0.25, 0.15]), np.array([7, 8, 9, 5, 6])
+    weights = np.array([0.1, 0.0, 0.5, 0.25, 0.15])
     count = 100
     spaced = (np.arange(count) + 0.5) / count
-    noise = np.stack(np.meshgrid(spaced, spaced), axis=-1).reshape([-1, 2])
-    candidates = [paddle.to_tensor(np.tile(row, [len(noise), 1])) for row in (weights.astype("float32"), ids)]
-    pairs = decoding.draw(candidates, paddle.to_tensor(noise.astype("float32"))).numpy()
-    for i, first in enumerate(ids):
-        for j, second in enumerate(ids):
-            share = (pairs == [first, second]).all(axis=1).mean()
+    noise = np.stack(np.meshgrid(spaced, spaced), axis=-1).reshape([-1, 2]).astype("float32")
+    many = paddle.to_tensor(np.tile(weights.astype("float32"), [len(noise), 1]))
+    pairs = score_functions.draw(many, paddle.to_tensor(noise)).numpy()
+    for i in range(5):
+        for j in range(5):
+            share = (pairs == [i, j]).all(axis=1).mean()
             expected = 0.0 if i == j else weights[i] * weights[j] / (1 - weights[i])
-            assert abs(share - expected) < 2 / count, (first, second)
+            assert abs(share - expected) < 2 / count, (i, j)
 
 
 @given(seeds, st.integers(1, 6))
@@ -285,12 +336,11 @@ def test_draws_are_distinct_and_have_weight(seed, zeros):
     rng = np.random.default_rng(seed)
     weights = rng.random([5, 12]).astype("float32")
     weights[:, rng.permutation(12)[:zeros]] = 0
-    ids = np.stack([rng.permutation(40)[:12] for _ in range(5)])
     noise = rng.random([5, 12 - zeros]).astype("float32")
     noise[0], noise[1] = 0.0, np.float32(1 - 2**-24)  # the ends of the interval
-    drawn = decoding.draw([paddle.to_tensor(weights), paddle.to_tensor(ids)], paddle.to_tensor(noise)).numpy()
+    drawn = score_functions.draw(paddle.to_tensor(weights), paddle.to_tensor(noise)).numpy()
     for row in range(5):
-        assert sorted(drawn[row]) == sorted(ids[row][weights[row] > 0])
+        assert sorted(drawn[row]) == np.flatnonzero(weights[row] > 0).tolist()
 
 
 def test_one_number_is_drawn_for_a_text_and_two_for_a_beam():

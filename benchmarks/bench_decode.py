@@ -1,0 +1,250 @@
+"""Decoding: stock paddlenlp's generate() against ours, eagerly and exported.
+
+    python benchmarks/bench_decode.py --json
+
+A model of 6 layers, hidden size 512, 8 heads, vocabulary 50048 and random weights decodes 2 prompts to 160 new tokens
+by greedy search and with 5 beams. All sides have the same weights, threads and environment, each in a process of its
+own, and take turns. Stock paddlenlp is timed on fewer tokens (--stock_tokens): its time for 160 is that of the first
+plus 159 times that of a later one, which flatters it, since its steps grow slower with every token.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+import importlib.util
+import tempfile
+
+import numpy as np
+from measuring import Worker, alternated, copy_bandwidth, machine, parser, report, seconds, serve
+
+import generation_config
+import program
+import runners
+from generation_config import GenerationConfig, SpecialIds
+
+SHAPE = {"num_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 50048, "attention_scale": 8.0}
+BATCH, NEW, BEAMS, SOURCES = 2, 160, 5, (64, 257, 608)
+SPECIAL = SpecialIds(sop=50006, eop=50007, pad=50000, banned=(50000, 50002, 50006, 50009))
+WEIGHTS = "weights.npz"
+
+
+class Tokenizer:
+    """The part of a tokenizer that program.save() needs."""
+
+    sop_id, eop_id, eos_id = SPECIAL.sop, SPECIAL.eop, SPECIAL.pad
+
+    def banned_ids(self, vocab_size):
+        """Ids that are never produced."""
+        return SPECIAL.banned
+
+    def save(self, directory):
+        """Nothing: ids are not turned into texts here."""
+
+
+def decoding(beams, new):
+    """The GenerationConfig of a run: exactly `new` tokens."""
+    return GenerationConfig(max_new_tokens=new, min_new_tokens=new - 1, num_beams=beams, length_penalty=0.0)
+
+
+def random_prompts(source):
+    """BATCH prompts of `source` tokens, as arrays by name."""
+    ids = np.random.default_rng(source).integers(0, 50000, [BATCH, source])
+    mask = np.ones([BATCH, source], "float32")
+    return {"input_ids": ids, "source_mask": mask, "mask_index": np.full([BATCH], source - 2)}
+
+
+def new_model(kind, directory):
+    """A model of one of the two classes, with the weights in the directory, in evaluation mode."""
+    from paddlenlp.transformers import GLMConfig
+
+    model = kind(GLMConfig(**SHAPE, max_sequence_length=1024, output_predict=True))
+    with np.load(Path(directory) / WEIGHTS) as weights:
+        for name, parameter in model.named_parameters():
+            parameter.set_value(weights[name])
+    model.eval()
+    return model
+
+
+def prepare(directory):
+    """Write random weights, and the programs exported from them."""
+    from paddlenlp.transformers import GLMConfig
+
+    from modeling import GLMForConditionalGeneration
+
+    model = GLMForConditionalGeneration(GLMConfig(**SHAPE, max_sequence_length=1024, output_predict=True))
+    rng, weights = np.random.default_rng(1), {}
+    for name, parameter in model.named_parameters():
+        centre = float("layernorm.weight" in name)
+        weights[name] = (centre + 0.02 * rng.standard_normal(parameter.shape)).astype("float32")
+    np.savez(Path(directory) / WEIGHTS, **weights)
+    for beams in (1, BEAMS):
+        model = new_model(GLMForConditionalGeneration, directory)
+        program.save(model, Tokenizer(), decoding(beams, NEW), directory, f"beams{beams}")
+
+
+def stock_side(directory):
+    """A function that decodes by paddlenlp."""
+    import paddle
+    from paddlenlp.transformers import GLMForConditionalGeneration
+
+    model = new_model(GLMForConditionalGeneration, directory)
+
+    def decode(source, beams, new):
+        prompts, total = random_prompts(source), source + new
+        ids = np.concatenate([prompts["input_ids"], np.full([BATCH, 1], SPECIAL.sop)], axis=1)
+        positions = np.zeros([BATCH, 2, total], "int64")
+        positions[:, 0, :source] = np.arange(source)
+        positions[:, 0, source:] = source - 2
+        positions[:, 1, source:] = np.arange(1, new + 1)
+        mask = np.ones([BATCH, 1, total, total], "int64")
+        mask[:, 0, :, source:] = np.tril(np.ones([total, total], "int64"))[:, source:]
+        model.generate(
+            paddle.to_tensor(ids),
+            position_ids=paddle.to_tensor(positions),
+            attention_mask=paddle.to_tensor(mask),
+            max_new_tokens=new,
+            min_new_tokens=new - 1,
+            eos_token_id=SPECIAL.eop,
+            pad_token_id=SPECIAL.pad,
+            decode_strategy="beam_search" if beams > 1 else "greedy_search",
+            num_beams=beams,
+            length_penalty=0.0,
+        )
+
+    return decode
+
+
+def eager_side(directory):
+    """A function that decodes by our model in Python."""
+    from decoding import Decoder, run
+    from modeling import GLMForConditionalGeneration
+
+    model = new_model(GLMForConditionalGeneration, directory)
+    decoders = {beams: Decoder(model, decoding(beams, NEW), SPECIAL) for beams in (1, BEAMS)}
+    return lambda source, beams, new: run(decoders[beams], random_prompts(source), decoding(beams, new))
+
+
+def exported_side(directory, runtime_name):
+    """A function that decodes by an exported program."""
+    opened = {}
+
+    def decode(source, beams, new):
+        if beams not in opened:
+            opened[beams] = runners.open_program(program.describe(directory, f"beams{beams}"), runtime_name)
+        opened[beams](generation_config.feeds(random_prompts(source), decoding(beams, new)))
+
+    return decode
+
+
+SIDES = {
+    "stock": stock_side,
+    "eager": eager_side,
+    "exported": lambda directory: exported_side(directory, "paddle"),
+    "fastdeploy": lambda directory: exported_side(directory, "fastdeploy"),
+}
+
+
+def work(side, directory):
+    """Serve requests {source, beams, new} of a side."""
+    if side == "prepare":
+        return serve(lambda: prepare(directory) or {})
+    decode = SIDES[side](directory)
+    return serve(lambda **request: {"seconds": seconds(lambda: decode(**request))})
+
+
+def cases(stock_tokens):
+    """{side: {(source, beams, new): request}} to be timed."""
+    shapes = [(source, beams) for beams in (1, BEAMS) for source in SOURCES]
+    result = {}
+    for side in SIDES:
+        if side == "fastdeploy" and importlib.util.find_spec("fastdeploy") is None:
+            continue
+        lengths = (2, stock_tokens) if side == "stock" else (2, NEW)
+        result[side] = {
+            (source, beams, new): {"source": source, "beams": beams, "new": new}
+            for source, beams in shapes
+            for new in lengths
+        }
+    return result
+
+
+def bytes_of_a_step(source):
+    """Bytes that a greedy step has to read, half way: all matrices once, keys and values of both prompts."""
+    hidden, layers = SHAPE["hidden_size"], SHAPE["num_layers"]
+    weights = 4 * (12 * layers * hidden**2 + SHAPE["vocab_size"] * hidden)
+    return weights + 4 * BATCH * (source + NEW // 2) * 2 * layers * hidden
+
+
+def summary(times, stock_tokens, bandwidth):
+    """The figures of the report from median seconds by (side, (source, beams, new))."""
+
+    def milliseconds_a_token(side, source, beams):
+        most = stock_tokens if side == "stock" else NEW
+        return (times[side, (source, beams, most)] - times[side, (source, beams, 2)]) / (most - 2) * 1e3
+
+    def total(side, source, beams):
+        if side != "stock":
+            return times[side, (source, beams, NEW)]
+        return times[side, (source, beams, 2)] + (NEW - 2) * milliseconds_a_token(side, source, beams) / 1e3
+
+    results = {}
+    for side in sorted({side for side, _ in times}):
+        for beams in (1, BEAMS):
+            for source in SOURCES:
+                name = f"{side}_{'greedy' if beams == 1 else f'beam{beams}'}_{source}"
+                results[f"{name}_ms_a_token"] = round(milliseconds_a_token(side, source, beams), 2)
+                results[f"{name}_tokens_per_second"] = round(BATCH * NEW / total(side, source, beams), 1)
+
+    def ratio(slow, fast, source, beams):
+        return round(total(slow, source, beams) / total(fast, source, beams), 2)
+
+    for source in SOURCES:
+        ideal = bytes_of_a_step(source) / bandwidth * 1e3
+        for side in ("eager", "exported"):
+            results[f"{side}_greedy_{source}_bandwidth_share"] = round(ideal / milliseconds_a_token(side, source, 1), 3)
+    results["copy_bandwidth_gb"] = round(bandwidth / 1e9, 1)
+    results["greedy_64_vs_stock"] = ratio("stock", "eager", 64, 1)
+    results["greedy_608_vs_stock"] = ratio("stock", "eager", 608, 1)
+    results["beam5_608_vs_stock"] = ratio("stock", "eager", 608, BEAMS)
+    results["exported_vs_eager"] = ratio("eager", "exported", 608, 1)
+    results["exported_vs_eager_beam5"] = ratio("eager", "exported", 608, BEAMS)
+    results["bandwidth_share"] = results["eager_greedy_608_bandwidth_share"]
+    return results
+
+
+def peak_memory(directory):
+    """Peak memory in MiB of a process that decodes with beams once, prompts of 608: stock for 4 tokens, ours for all."""
+    results = {}
+    for side, new in (("stock", 4), ("eager", NEW), ("exported", NEW)):
+        with Worker(__file__, side, "--directory", directory) as worker:
+            answer = worker.ask(source=608, beams=BEAMS, new=new)
+        results[f"beam5_608_{side}_peak_mib"] = round(answer["peak_mib"])
+    return results
+
+
+def main():
+    """Compare the sides and report."""
+    flags = parser(__doc__)
+    flags.add_argument("--stock_tokens", type=int, default=6, help="tokens that stock is timed on (default: 6)")
+    arguments = flags.parse_args()
+    if arguments.worker:
+        return work(arguments.worker, arguments.directory)
+    print(machine())
+    bandwidth = copy_bandwidth()
+    with tempfile.TemporaryDirectory() as directory:
+        with Worker(__file__, "prepare", "--directory", directory) as worker:
+            worker.ask()
+        requests = cases(arguments.stock_tokens)
+        workers = {side: Worker(__file__, side, "--directory", directory) for side in requests}
+        times = alternated(workers, requests, arguments.repeats)
+        for worker in workers.values():
+            worker.__exit__()
+        results = {**peak_memory(directory), **summary(times, arguments.stock_tokens, bandwidth)}
+    return report(results, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

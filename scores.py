@@ -1,0 +1,154 @@
+"""From logits to chosen pieces: bans, distributions to draw from, the best extensions of beams.
+
+All in tensor operations without a loop over rows, eagerly and in exported programs alike.
+"""
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from control_flow import branch
+
+# Added to the score of what must not be chosen. Far below any sum of log probabilities, and finite: infinities turn
+# into NaN as soon as two of them meet.
+BANNED = -1e9
+# A score that even a banned candidate beats.
+IMPOSSIBLE = -1e18
+# As many of the likeliest pieces are looked at before a whole vocabulary is sorted, which takes 30 times as long.
+CANDIDATES = 256
+
+
+def bias_of(pieces, vocab_size):
+    """[vocab] float32, BANNED at some pieces (ids) and 0 elsewhere."""
+    bias = np.zeros(vocab_size, dtype="float32")
+    bias[list(pieces)] = BANNED
+    return paddle.to_tensor(bias)
+
+
+def ban_repeated_ngrams(logits, history, size):
+    """Logits [rows, vocab], lowered for pieces that would complete an n-gram already in the row's history.
+
+    history: [rows, at least 1] int64. size: of the n-grams; 0 bans none. Every window of size - 1 pieces is compared
+    with the newest size - 1; where they agree, the piece after the window is banned. Imaginary pieces in front keep
+    every slice non-empty.
+    """
+    if not size:
+        return logits
+    rows, vocab = paddle.shape(history)[0], logits.shape[-1]
+    padded = paddle.concat([paddle.full([rows, size - 1], -1, dtype="int64"), history], axis=1) if size > 1 else history
+    length = paddle.shape(padded)[1]
+    following = padded[:, size - 1 :]
+    repeats = following >= 0
+    for offset in range(size - 1):
+        newest = paddle.slice(padded, [1], [length - (size - 1) + offset], [length - (size - 1) + offset + 1])
+        window = paddle.slice(padded, [1], [offset], [length - (size - 1) + offset])
+        repeats = repeats & (window == newest)
+    first_of_row = paddle.arange(rows, dtype="int64").unsqueeze(1) * vocab
+    places = (first_of_row + paddle.clip(following, min=0)).flatten().unsqueeze(1)
+    bans = repeats.astype("float32").flatten() * BANNED
+    return paddle.scatter_nd_add(logits.flatten(), places, bans).reshape([-1, vocab])
+
+
+def kept_probabilities(logits, temperature, top_k, top_p):
+    """Probabilities [rows, vocab] at a temperature, 0 but for the top_k likeliest pieces and, of all, the smallest set
+    that reaches top_p (nucleus sampling, Holtzman et al. 2020); not renormalised.
+
+    temperature, top_p: [1] float32; top_k: [1] int64, 0 for all.
+    """
+    probabilities = F.softmax(logits / temperature)
+    vocab = probabilities.shape[-1]
+    few = min(CANDIDATES, vocab)
+    likeliest, _ = paddle.topk(probabilities, few)
+    by_count = (top_k > 0) & (top_k <= few)
+    by_mass = paddle.min(likeliest.sum(axis=-1), axis=[0], keepdim=True) >= top_p
+    unfiltered = (top_k == 0) & (top_p >= 1.0)
+    lowest = branch(
+        by_count | by_mass | unfiltered,
+        lambda: lowest_kept(likeliest, top_k, top_p),
+        lambda: lowest_kept(paddle.topk(probabilities, vocab)[0], top_k, top_p),
+    )
+    lowest = lowest * (1.0 - unfiltered.astype("float32"))
+    return probabilities * (probabilities >= lowest).astype("float32")
+
+
+def lowest_kept(descending, top_k, top_p):
+    """The smallest probability that top_k and top_p keep, [rows, 1]; descending: the likeliest, [rows, n]."""
+    before = paddle.cumsum(descending, axis=-1) - descending
+    rank = paddle.arange(descending.shape[-1], dtype="int64").unsqueeze(0)
+    keep = (rank < top_k) | (top_k == 0)
+    keep = keep & ((before < top_p) | (rank == 0))
+    return paddle.where(keep, descending, paddle.ones_like(descending)).min(axis=-1, keepdim=True)
+
+
+def noise_of_step(noise, number):
+    """The uniform numbers [rows, draws] of a step, from noise [rows, draws, steps]."""
+    return paddle.gather(noise, number, axis=2).squeeze(2)
+
+
+def draw(weights, noise):
+    """Draw places by the inverse of the cumulative distribution, without replacement.
+
+    weights: [rows, n]. noise: [rows, draws], uniform in [0, 1). Returns places [rows, draws] int64; a row with fewer
+    places of positive weight than draws gives place 0 for the rest.
+    """
+    places = paddle.arange(weights.shape[-1], dtype="int64").unsqueeze(0)
+    drawn = []
+    for column in range(noise.shape[1]):
+        cumulative = paddle.cumsum(weights, axis=-1)
+        threshold = noise[:, column : column + 1] * cumulative[:, -1:]
+        place = (cumulative <= threshold).astype("int64").sum(axis=-1, keepdim=True)
+        # Rounding may carry the sum past the last place that has weight.
+        last = ((weights > 0).astype("int64") * places).max(axis=-1, keepdim=True)
+        drawn.append(paddle.minimum(place, last))
+        weights = weights * (places != drawn[-1]).astype("float32")
+    return paddle.concat(drawn, axis=-1)
+
+
+def best_extensions(logits, bias, open_scores):
+    """The 2 * beams best extensions of the open texts of each prompt, best first.
+
+    logits: [prompts * beams, vocab] as the model gave them. bias: function from logits to logits lowered for what must
+    not be chosen; the probabilities are not renormalised for it. open_scores: [prompts, beams] log probabilities.
+    Returns scores, parents (which beam) and pieces, each [prompts, 2 * beams].
+    """
+    beams = open_scores.shape[1]
+    # The best 2 * beams of a prompt are among the best 2 * beams of each of its rows.
+    count = min(2 * beams, logits.shape[-1])
+    best, pieces = paddle.topk(bias(logits), count)
+    totals = best - log_normalizer(logits) + open_scores.reshape([-1, 1])
+    scores, places = paddle.topk(totals.reshape([-1, beams * count]), 2 * beams)
+    pieces = paddle.take_along_axis(pieces.reshape([-1, beams * count]), places, axis=1)
+    return scores, places // count, pieces
+
+
+def drawn_extensions(probabilities, open_scores, noise):
+    """As many extensions as best_extensions() gives, drawn by probability and best first.
+
+    probabilities: [prompts * beams, vocab], 0 for what must not be chosen. noise: [prompts, 2 * beams].
+    """
+    beams, vocab = open_scores.shape[1], probabilities.shape[-1]
+    totals = paddle.log(paddle.clip(probabilities, min=1e-30)) + open_scores.reshape([-1, 1])
+    totals = totals.reshape([-1, beams * vocab])
+    allowed = (probabilities > 0).astype("float32").reshape([-1, beams * vocab])
+    drawn = draw(F.softmax(totals) * allowed, noise)
+    # With fewer candidates than draws some come again. They must lose, or equal beams would stay equal to the end.
+    same = (drawn.unsqueeze(2) == drawn.unsqueeze(1)).astype("float32")
+    repeated = paddle.clip(paddle.tril(same, -1).sum(axis=2), max=1.0)
+    scores, order = paddle.topk(paddle.take_along_axis(totals, drawn, axis=1) + repeated * BANNED, 2 * beams)
+    places = paddle.take_along_axis(drawn, order, axis=1)
+    return scores, places // vocab, places % vocab
+
+
+def log_normalizer(logits):
+    """log of the sum of exp over the last axis, [rows, 1].
+
+    From the largest probability p = exp(z) / sum and its logit z: F.softmax is one fast pass on CPU, while
+    paddle.logsumexp takes seven times as long, and F.log_softmax seconds.
+    """
+    largest = F.softmax(logits).max(axis=-1, keepdim=True)
+    return logits.max(axis=-1, keepdim=True) - paddle.log(largest)
+
+
+def length_penalty(number, exponent):
+    """((length + 5) / 6) ** exponent for texts of `number` pieces before their end, [1]."""
+    return ((number.astype("float32") + 5.0) / 6.0) ** exponent
