@@ -137,8 +137,8 @@ class GLMForConditionalGeneration(StockGLM):
         tokens: [prompts, texts] int64. number: [1] int64.
         settled, recent: keys and values of what came before, in two parts: 2 * layers tensors each, [prompts, heads,
             entries, head_dim]. target_position: as prefill() gives it.
-        lineage: [prompts, texts, all entries, those of `tokens` too] float32, 1 where an entry belongs to the text and 0
-            elsewhere.
+        lineage: [prompts, texts, all entries, those of `tokens` too] float32, 1 where an entry belongs to the text and
+            0 elsewhere.
         Returns the last hidden states [prompts, texts, hidden], for the head, and recent with `texts` entries more.
         """
         stack, layers = self.glm.transformer, self.config.num_layers

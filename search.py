@@ -24,8 +24,8 @@ SETTLE_AFTER = 64
 class Model(NamedTuple):
     """The model as a search sees it.
 
-    step(tokens, number, settled, recent, fixed, lineage) → (logits, recent): read the token number `number` [1] int64 of
-        each text, tokens [prompts, texts] int64; give the logits [prompts * texts, vocab] of the next, and recent
+    step(tokens, number, settled, recent, fixed, lineage) → (logits, recent): read the token number `number` [1] int64
+        of each text, tokens [prompts, texts] int64; give the logits [prompts * texts, vocab] of the next, and recent
         entries with those of the tokens added. lineage: [prompts, texts, all entries, the tokens' own too] float32, 1
         where an entry belongs to the text and 0 elsewhere.
     empty(prompts): recent entries before the first step; prompts: int32 tensor [].
@@ -80,8 +80,8 @@ class Rows(NamedTuple):
 class Beams(NamedTuple):
     """State of a beam search.
 
-    done: [prompts] int64. tokens: [prompts, beams] int64, the newest pieces of the open texts; lineage: [prompts, beams,
-        entries] float32; history: [prompts, beams, n] int64: what came before, then the open texts; open_scores:
+    done: [prompts] int64. tokens: [prompts, beams] int64, the newest pieces of the open texts; lineage: [prompts,
+        beams, entries] float32; history: [prompts, beams, n] int64: what came before, then the open texts; open_scores:
         [prompts, beams], their log probabilities.
     finished, finished_scores: the best texts that have ended, like history and open_scores; their scores are divided by
         the length penalty.

@@ -12,8 +12,8 @@ def without_views():
     """While this lasts, transposing moves memory at once instead of giving a view.
 
     On CPU every operator that gets a view copies it first, element by element: 60 times slower than transposing. All
-    tensors that enter have to be laid out as their shapes say (`contiguous()`), or operators would misread them. Not for
-    a whole program: without views, assigning to x[row, list] no longer changes x, on which paddlenlp's generate() relies.
+    tensors that enter have to be laid out as their shapes say (`contiguous()`), or operators would misread them. Not
+    for a whole program: without views, assigning to x[row, list] no longer changes x, and paddlenlp's generate() does.
     """
     before = paddle.get_flags(FLAG)
     paddle.set_flags({FLAG: False})

@@ -216,7 +216,7 @@ def summary(times, stock_tokens, bandwidth):
 
 
 def peak_memory(directory):
-    """Peak memory in MiB of a process that decodes with beams once, prompts of 608: stock for 4 tokens, ours for all."""
+    """Peak memory in MiB of a process that decodes with beams once, prompts of 608: stock 4 tokens, ours all."""
     results = {}
     for side, new in (("stock", 4), ("eager", NEW), ("exported", NEW)):
         with Worker(__file__, side, "--directory", directory) as worker:

@@ -65,7 +65,7 @@ def kept_probabilities(logits, temperature, top_k, top_p):
 
 
 def sampler(noise, temperature, top_k, top_p):
-    """A choose() for search() that inverts the cumulative distribution over pieces in order of their ids, at noise[number]."""
+    """A choose() for search() that inverts the cumulative distribution over pieces in order of id, at noise[number]."""
 
     def choose(logits, number):
         kept = kept_probabilities(logits, temperature, top_k, top_p)

@@ -62,7 +62,7 @@ class Scores:
 
 
 def decode(scores, config, prompts=(0,), before=()):
-    """Ids [prompts, texts, new] (numpy) of search() on Scores. Prompts with odd numbers have a source that is padded."""
+    """Ids [prompts, texts, new] (numpy) of search() on Scores. Prompts with odd numbers have a padded source."""
     batch = {"input_ids": np.zeros([len(prompts), 1], "int64")}
     inputs = {**batch, "source_mask": batch["input_ids"], "mask_index": batch["input_ids"]}
     inputs = {name: paddle.to_tensor(value) for name, value in feeds(inputs, config, prompts).items()}
