@@ -103,7 +103,7 @@ class GLMForConditionalGeneration(StockGLM):
         hidden], the embedding of the position that all target tokens carry.
         """
         stack = self.glm.transformer
-        bias = (source_mask - 1.0) * -MASKED_SCORE
+        bias = bias_of_visible(source_mask)
         hidden = self.embed_source(input_ids)
         keys, values = [], []
         for layer in stack.layers:
@@ -144,8 +144,7 @@ class GLMForConditionalGeneration(StockGLM):
         stack, layers = self.glm.transformer, self.config.num_layers
         hidden = self.glm.word_embeddings(tokens) + target_position + stack.block_position_embeddings(number + 1)
         # Expanded once for all layers: adding a tensor of fewer dimensions is many times slower on CPU.
-        bias = (lineage - 1.0) * -MASKED_SCORE
-        bias = bias.unsqueeze(1).tile([1, self.config.num_attention_heads, 1, 1])
+        bias = bias_of_visible(lineage).unsqueeze(1).tile([1, self.config.num_attention_heads, 1, 1])
         first = paddle.shape(settled[0])[2]
         keys, values = [], []
         for index, layer in enumerate(stack.layers):
@@ -207,19 +206,24 @@ def attend_to_both(query, settled, recent, bias, first):
     return merge_heads(paddle.matmul(of_settled, settled[1]) + paddle.matmul(of_recent, recent[1]))
 
 
+def bias_of_visible(visible):
+    """What is added to scores: 0 where visible (float32) is 1, MASKED_SCORE where it is 0."""
+    return (1.0 - visible) * MASKED_SCORE
+
+
 def attention_bias(attention_mask, length):
     """What is added to scores: 0 where a key is visible, MASKED_SCORE elsewhere, [batch or 1, 1, length, length].
 
     attention_mask: as for GLMForConditionalGeneration.forward.
     """
     if attention_mask is not None and attention_mask.ndim == 4:
-        return (1.0 - attention_mask.astype("float32")) * MASKED_SCORE
+        return bias_of_visible(attention_mask.astype("float32"))
     positions = paddle.arange(length, dtype="int64")
     visible = positions.unsqueeze(0) <= positions.unsqueeze(1)
     visible = visible.unsqueeze([0, 1])
     if attention_mask is not None:
         visible = visible | (positions < attention_mask.unsqueeze(-1)).unsqueeze([1, 2])
-    return (~visible).astype("float32") * MASKED_SCORE
+    return bias_of_visible(visible.astype("float32"))
 
 
 def smoothed_cross_entropy(logits, labels, label_smoothing=0.0):

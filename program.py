@@ -74,7 +74,13 @@ def describe(directory, prefix):
 
 
 def save(model, tokenizer, config, directory, prefix, dtype="float32"):
-    """Export a model with its search loop.
+    """Export a model with its search loop, and the tokenizer beside it; see write()."""
+    write(model, SpecialIds.of(tokenizer, model.config.vocab_size), config, directory, prefix, dtype)
+    tokenizer.save(directory)
+
+
+def write(model, special_ids, config, directory, prefix, dtype="float32"):
+    """Write a model with its search loop as a program, and its description.
 
     model: modeling.GLMForConditionalGeneration, float32. config: GenerationConfig; its structure is fixed in the
     program, the rest becomes the defaults of the program's inputs. dtype: of the stored weights. float16 halves the
@@ -87,7 +93,6 @@ def save(model, tokenizer, config, directory, prefix, dtype="float32"):
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    special_ids = SpecialIds.of(tokenizer, model.config.vocab_size)
     decoder = Decoder(model, config, special_ids)
     # The decoder's head is the transposed word embeddings: the program looks words up in it and stores it alone.
     model.glm.word_embeddings = embedding_of_columns(decoder.head)
@@ -102,7 +107,6 @@ def save(model, tokenizer, config, directory, prefix, dtype="float32"):
         specs["noise"].shape = (-1, generation_config.draws(config), -1)
     static = paddle.jit.to_static(decoder, input_spec=[specs], full_graph=True)
     paddle.jit.save(static, str(directory / prefix))
-    tokenizer.save(directory)
     facts = {"dtype": dtype, "positions": model.config.max_sequence_length + 1}
     generation_config.save(config_path(directory, prefix), config, special_ids, **facts)
 

@@ -104,17 +104,17 @@ def draw(weights, noise):
     return paddle.concat(drawn, axis=-1)
 
 
-def best_extensions(logits, bias, open_scores):
+def best_extensions(logits, biased, open_scores):
     """The 2 * beams best extensions of the open texts of each prompt, best first.
 
-    logits: [prompts * beams, vocab] as the model gave them. bias: function from logits to logits lowered for what must
-    not be chosen; the probabilities are not renormalised for it. open_scores: [prompts, beams] log probabilities.
+    logits: [prompts * beams, vocab] as the model gave them; biased: lowered for what must not be chosen, for which the
+    probabilities are not renormalised. open_scores: [prompts, beams] log probabilities.
     Returns scores, parents (which beam) and pieces, each [prompts, 2 * beams].
     """
     beams = open_scores.shape[1]
     # The best 2 * beams of a prompt are among the best 2 * beams of each of its rows.
     count = min(2 * beams, logits.shape[-1])
-    best, pieces = paddle.topk(bias(logits), count)
+    best, pieces = paddle.topk(biased, count)
     totals = best - log_normalizer(logits) + open_scores.reshape([-1, 1])
     scores, places = paddle.topk(totals.reshape([-1, beams * count]), 2 * beams)
     pieces = paddle.take_along_axis(pieces.reshape([-1, beams * count]), places, axis=1)

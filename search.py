@@ -52,12 +52,11 @@ class Rules(NamedTuple):
     ending: paddle.Tensor
     on_token: object = None
 
-    def bias(self, number, history):
-        """A function from logits [rows, vocab] to logits lowered for what may not come next; history: [rows, n]."""
+    def biased(self, logits, number, history):
+        """Logits [rows, vocab], lowered for what may not come next; history: [rows, n]."""
         too_early = (number < self.limits["min_new_tokens"]).astype("float32")
         bias = self.banned + too_early * self.ending
-        size = self.config.no_repeat_ngram_size
-        return lambda logits: scores.ban_repeated_ngrams(logits + bias, history, size)
+        return scores.ban_repeated_ngrams(logits + bias, history, self.config.no_repeat_ngram_size)
 
     def probabilities(self, logits):
         """The distribution to draw from, [rows, vocab], of biased logits."""
@@ -67,12 +66,11 @@ class Rules(NamedTuple):
 class Rows(NamedTuple):
     """State of a search that follows one text a prompt.
 
-    done: [prompts] int64, 1 where the text has ended. tokens: [prompts, 1] int64, the newest pieces.
-    lineage: [prompts, 1, entries] float32. history: [prompts, n] int64: what came before, then the text.
+    done: [prompts] int64, 1 where the text has ended. lineage: [prompts, 1, entries] float32.
+    history: [prompts, n] int64: what came before, then the text.
     """
 
     done: paddle.Tensor
-    tokens: paddle.Tensor
     lineage: paddle.Tensor
     history: paddle.Tensor
 
@@ -80,15 +78,13 @@ class Rows(NamedTuple):
 class Beams(NamedTuple):
     """State of a beam search.
 
-    done: [prompts] int64. tokens: [prompts, beams] int64, the newest pieces of the open texts; lineage: [prompts,
-        beams, entries] float32; history: [prompts, beams, n] int64: what came before, then the open texts; open_scores:
-        [prompts, beams], their log probabilities.
+    done: [prompts] int64. lineage: [prompts, beams, entries] float32, of the open texts; history: [prompts, beams, n]
+        int64: what came before, then the open texts; open_scores: [prompts, beams], their log probabilities.
     finished, finished_scores: the best texts that have ended, like history and open_scores; their scores are divided by
         the length penalty.
     """
 
     done: paddle.Tensor
-    tokens: paddle.Tensor
     lineage: paddle.Tensor
     history: paddle.Tensor
     open_scores: paddle.Tensor
@@ -128,7 +124,7 @@ def search(model, source, fixed, visible, history, rules):
             state, recent, _ = split(variables)
             state, recent = grow(model.step, number, settled, recent, fixed, state, rules)
             if rules.on_token is not None:
-                rules.on_token(slots.numpy(), state.tokens[:, 0].numpy())
+                rules.on_token(slots.numpy(), state.history[:, -1].numpy())
             return [number + 1, *state, *recent]
 
         recent = model.empty(paddle.shape(state.done)[0])
@@ -179,22 +175,21 @@ def open_prompts(done):
 def first_rows(visible, history):
     """Rows before the first step; see search()."""
     done = paddle.full([paddle.shape(history)[0]], 0, dtype="int64")
-    return Rows(done, history[:, -1:], visible.unsqueeze(1), history)
+    return Rows(done, visible.unsqueeze(1), history)
 
 
 def grow_rows(step, number, settled, recent, fixed, rows, rules):
     """One more piece for each text that has not ended, the likeliest or a drawn one: (Rows, recent entries)."""
     lineage = paddle.concat([rows.lineage, paddle.ones_like(rows.lineage[:, :, :1])], axis=2)
-    logits, recent = step(rows.tokens, number, settled, recent, fixed, lineage)
-    logits = rules.bias(number, rows.history)(logits)
+    logits, recent = step(rows.history[:, -1:], number, settled, recent, fixed, lineage)
+    logits = rules.biased(logits, number, rows.history)
     if rules.config.do_sample:
         chosen = scores.draw(rules.probabilities(logits), scores.noise_of_step(fixed[-1], number))[:, 0]
     else:
         chosen = paddle.argmax(logits, axis=-1)
     chosen = paddle.where(rows.done > 0, paddle.full_like(chosen, rules.special.pad), chosen)
     done = paddle.maximum(rows.done, (chosen == rules.special.eop).astype("int64"))
-    tokens = chosen.unsqueeze(1)
-    return Rows(done, tokens, lineage, paddle.concat([rows.history, tokens], axis=1)), recent
+    return Rows(done, lineage, paddle.concat([rows.history, chosen.unsqueeze(1)], axis=1)), recent
 
 
 def finish_rows(number, rows, rules):
@@ -209,7 +204,6 @@ def first_beams(visible, history, rules):
     first = paddle.to_tensor([[0.0] + [BANNED] * (beams - 1)], dtype="float32")
     return Beams(
         done=paddle.full([prompts], 0, dtype="int64"),
-        tokens=history[:, -1:].tile([1, beams]),
         lineage=visible.unsqueeze(1).tile([1, beams, 1]),
         history=history.unsqueeze(1).tile([1, beams, 1]),
         open_scores=first + paddle.full([prompts, 1], 0.0, dtype="float32"),
@@ -227,14 +221,15 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
     worst finished one.
     """
     config, count = rules.config, rules.config.num_beams
+    tokens = beams.history[:, :, -1]
     lineage = paddle.concat([beams.lineage, own_entries(beams, count)], axis=2)
-    logits, recent = step(beams.tokens, number, settled, recent, fixed, lineage)
-    bias = rules.bias(number, beams.history.flatten(0, 1))
+    logits, recent = step(tokens, number, settled, recent, fixed, lineage)
+    biased = rules.biased(logits, number, beams.history.flatten(0, 1))
     if config.do_sample:
         noise = scores.noise_of_step(fixed[-1], number)
-        extensions = scores.drawn_extensions(rules.probabilities(bias(logits)), beams.open_scores, noise)
+        extensions = scores.drawn_extensions(rules.probabilities(biased), beams.open_scores, noise)
     else:
-        extensions = scores.best_extensions(logits, bias, beams.open_scores)
+        extensions = scores.best_extensions(logits, biased, beams.open_scores)
     totals, parents, pieces = extensions
     texts = paddle.concat([take_beams(beams.history, parents), pieces.unsqueeze(2)], axis=2)
     ends = pieces == rules.special.eop
@@ -242,7 +237,7 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
     penalty = scores.length_penalty(number, rules.limits["length_penalty"])
     impossible = paddle.full_like(totals, IMPOSSIBLE)
     rewards = paddle.where(ends & (beams.done < 1).unsqueeze(1), totals / penalty, impossible)
-    padding = paddle.full_like(beams.tokens, rules.special.pad).unsqueeze(2)
+    padding = paddle.full_like(tokens, rules.special.pad).unsqueeze(2)
     finished_scores, finished = best_texts(
         paddle.concat([beams.finished_scores, rewards[:, :count]], axis=1),
         paddle.concat([paddle.concat([beams.finished, padding], axis=2), texts[:, :count]], axis=1),
@@ -254,7 +249,6 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
     return (
         Beams(
             done=done,
-            tokens=paddle.take_along_axis(pieces, kept, axis=1),
             history=take_beams(texts, kept),
             open_scores=open_scores,
             lineage=take_beams(lineage, paddle.take_along_axis(parents, kept, axis=1)),
@@ -268,7 +262,7 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
 def own_entries(beams, count):
     """Lineage [prompts, beams, beams] of the newest pieces: each belongs to its own text alone."""
     own = paddle.eye(count, dtype="float32")
-    return own + paddle.full([paddle.shape(beams.tokens)[0], 1, 1], 0.0, dtype="float32")
+    return own + paddle.full([paddle.shape(beams.done)[0], 1, 1], 0.0, dtype="float32")
 
 
 def finish_beams(number, beams, rules):

@@ -16,10 +16,13 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import importlib.util
 import tempfile
+from contextlib import ExitStack
 
 import numpy as np
 from measuring import Worker, alternated, copy_bandwidth, machine, parser, report, seconds, serve
+from safetensors.numpy import save_file
 
+import checkpoint
 import generation_config
 import program
 import runners
@@ -28,20 +31,6 @@ from generation_config import GenerationConfig, SpecialIds
 SHAPE = {"num_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 50048, "attention_scale": 8.0}
 BATCH, NEW, BEAMS, SOURCES = 2, 160, 5, (64, 257, 608)
 SPECIAL = SpecialIds(sop=50006, eop=50007, pad=50000, banned=(50000, 50002, 50006, 50009))
-WEIGHTS = "weights.npz"
-
-
-class Tokenizer:
-    """The part of a tokenizer that program.save() needs."""
-
-    sop_id, eop_id, eos_id = SPECIAL.sop, SPECIAL.eop, SPECIAL.pad
-
-    def banned_ids(self, vocab_size):
-        """Ids that are never produced."""
-        return SPECIAL.banned
-
-    def save(self, directory):
-        """Nothing: ids are not turned into texts here."""
 
 
 def decoding(beams, new):
@@ -56,33 +45,33 @@ def random_prompts(source):
     return {"input_ids": ids, "source_mask": mask, "mask_index": np.full([BATCH], source - 2)}
 
 
-def new_model(kind, directory):
-    """A model of one of the two classes, with the weights in the directory, in evaluation mode."""
+def model_config():
+    """The GLMConfig of all sides."""
     from paddlenlp.transformers import GLMConfig
 
-    model = kind(GLMConfig(**SHAPE, max_sequence_length=1024, output_predict=True))
-    with np.load(Path(directory) / WEIGHTS) as weights:
-        for name, parameter in model.named_parameters():
-            parameter.set_value(weights[name])
+    return GLMConfig(**SHAPE, max_sequence_length=1024, output_predict=True)
+
+
+def new_model(kind, directory):
+    """A model of one of the two classes, with the weights in the directory, in evaluation mode."""
+    model = kind(model_config())
+    checkpoint.load_weights(model, directory)
     model.eval()
     return model
 
 
 def prepare(directory):
     """Write random weights, and the programs exported from them."""
-    from paddlenlp.transformers import GLMConfig
-
     from modeling import GLMForConditionalGeneration
 
-    model = GLMForConditionalGeneration(GLMConfig(**SHAPE, max_sequence_length=1024, output_predict=True))
     rng, weights = np.random.default_rng(1), {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in checkpoint.empty_model(model_config()).named_parameters():
         centre = float("layernorm.weight" in name)
         weights[name] = (centre + 0.02 * rng.standard_normal(parameter.shape)).astype("float32")
-    np.savez(Path(directory) / WEIGHTS, **weights)
+    save_file(weights, Path(directory) / checkpoint.SAFETENSORS)
     for beams in (1, BEAMS):
         model = new_model(GLMForConditionalGeneration, directory)
-        program.save(model, Tokenizer(), decoding(beams, NEW), directory, f"beams{beams}")
+        program.write(model, SPECIAL, decoding(beams, NEW), directory, f"beams{beams}")
 
 
 def stock_side(directory):
@@ -238,10 +227,11 @@ def main():
         with Worker(__file__, "prepare", "--directory", directory) as worker:
             worker.ask()
         requests = cases(arguments.stock_tokens)
-        workers = {side: Worker(__file__, side, "--directory", directory) for side in requests}
-        times = alternated(workers, requests, arguments.repeats)
-        for worker in workers.values():
-            worker.__exit__()
+        with ExitStack() as running:
+            workers = {
+                side: running.enter_context(Worker(__file__, side, "--directory", directory)) for side in requests
+            }
+            times = alternated(workers, requests, arguments.repeats)
         results = {**peak_memory(directory), **summary(times, arguments.stock_tokens, bandwidth)}
     return report(results, arguments.json)
 
