@@ -85,6 +85,11 @@ class GenerationConfig:
         """The part that an exported program fixes, as a dict."""
         return {name: getattr(self, name) for name in STRUCTURE}
 
+    @property
+    def new_tokens_a_prompt(self):
+        """The most tokens that one prompt's texts take together while they are decoded."""
+        return self.max_new_tokens * (self.num_beams if self.num_beams > 1 else self.num_return_sequences)
+
 
 @dataclass(frozen=True)
 class SpecialIds:

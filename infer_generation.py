@@ -89,7 +89,7 @@ def main(argv=None):
             tokenizer,
             batch_size=prompts.batch_size,
             src_length=prompts.src_length,
-            new_tokens=config.max_new_tokens,
+            new_tokens=config.new_tokens_a_prompt,
         )
     inference.report_answers(answers, prompts.output_file, report)
 

@@ -54,9 +54,10 @@ class Answer:
 def scheduled(lengths, batch_size, longest, new_tokens):
     """Batches of rows that each take about the same number of tokens: lists of indices into lengths, the longest first.
 
-    lengths: tokens of each source. A batch of n rows takes n * (its longest source + new_tokens) tokens, and at most as
-    many as batch_size rows of `longest` tokens do; a row that takes more by itself is a batch of its own. Every row is
-    in one batch, and no batch has room for the next row. Raises UserError for a batch_size below 1.
+    lengths: tokens of each source. new_tokens: those generated for a source, all its texts together. A batch of n rows
+    takes n * (its longest source + new_tokens) tokens, and at most as many as batch_size rows of `longest` tokens do; a
+    row that takes more by itself is a batch of its own. Every row is in one batch, and no batch has room for the next
+    row. Raises UserError for a batch_size below 1.
     """
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; it must be at least 1")
@@ -76,7 +77,7 @@ def answer_all(encoded, run_batch, tokenizer, *, batch_size, src_length, new_tok
 
     encoded: list of data.Encoded. run_batch(prompts, row_ids) → ids [batch, new]. Prompts of similar length are decoded
     together, the longest first: batch_size of src_length tokens, of shorter ones as many more as scheduled() allows.
-    new_tokens: most that are generated for a prompt.
+    new_tokens: most that are generated for a prompt, all its texts together.
     """
     from tqdm import tqdm
 

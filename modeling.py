@@ -163,9 +163,12 @@ def split_heads(mixed, heads, head_dim):
     return mixed.reshape([0, 0, 3 * heads, head_dim]).transpose([0, 2, 1, 3]).split(3, axis=1)
 
 
-def merge_heads(context):
-    """[batch, heads, length, head_dim] → [batch, length, hidden]."""
-    if context.shape[2] == 1:
+def merge_heads(context, length=None):
+    """[batch, heads, length, head_dim] → [batch, length, hidden].
+
+    length: where context has lost it, as results of split() do in a program.
+    """
+    if (length or context.shape[2]) == 1:
         return context.reshape([0, 1, context.shape[1] * context.shape[3]])
     return context.transpose([0, 2, 1, 3]).flatten(2)
 
@@ -203,7 +206,8 @@ def attend_to_both(query, settled, recent, bias, first):
     scores = [paddle.matmul(query, keys, transpose_y=True) for keys, _ in (settled, recent)]
     probabilities = F.softmax(paddle.concat(scores, axis=3) + bias)
     of_settled, of_recent = probabilities.split([first, -1], axis=3)
-    return merge_heads(paddle.matmul(of_settled, settled[1]) + paddle.matmul(of_recent, recent[1]))
+    context = paddle.matmul(of_settled, settled[1]) + paddle.matmul(of_recent, recent[1])
+    return merge_heads(context, query.shape[2])
 
 
 def bias_of_visible(visible):

@@ -126,7 +126,7 @@ def embedding_of_columns(table):
         def forward(self, ids):
             """[prompts, n, hidden] of ids [prompts, n]."""
             columns = paddle.index_select(self.weight, ids.flatten(), axis=1)
-            return columns.t().reshape([paddle.shape(ids)[0], -1, table.shape[0]])
+            return columns.t().reshape([paddle.shape(ids)[0], ids.shape[1], table.shape[0]])
 
     return EmbeddingOfColumns()
 

@@ -165,7 +165,7 @@ class GLMTrainer(Trainer):
             self.tokenizer,
             batch_size=self.args.per_device_eval_batch_size,
             src_length=max((len(row.source_ids) for row in rows), default=0),
-            new_tokens=self.generation.max_new_tokens,
+            new_tokens=self.generation.new_tokens_a_prompt,
             progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
+import argparse
 import importlib.util
 import tempfile
 from contextlib import ExitStack
@@ -28,7 +29,8 @@ import program
 import runners
 from generation_config import GenerationConfig, SpecialIds
 
-SHAPE = {"num_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 50048, "attention_scale": 8.0}
+SMALL = {"num_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 50048, "attention_scale": 8.0}
+LARGE = {"num_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "vocab_size": 50048}
 BATCH, NEW, BEAMS, SOURCES = 2, 160, 5, (64, 257, 608)
 SPECIAL = SpecialIds(sop=50006, eop=50007, pad=50000, banned=(50000, 50002, 50006, 50009))
 
@@ -45,41 +47,30 @@ def random_prompts(source):
     return {"input_ids": ids, "source_mask": mask, "mask_index": np.full([BATCH], source - 2)}
 
 
-def model_config():
-    """The GLMConfig of all sides."""
+def prepare(directory, shape=SMALL):
+    """Write a model of a shape with random weights, and the programs exported from it."""
     from paddlenlp.transformers import GLMConfig
 
-    return GLMConfig(**SHAPE, max_sequence_length=1024, output_predict=True)
-
-
-def new_model(kind, directory):
-    """A model of one of the two classes, with the weights in the directory, in evaluation mode."""
-    model = kind(model_config())
-    checkpoint.load_weights(model, directory)
-    model.eval()
-    return model
-
-
-def prepare(directory):
-    """Write random weights, and the programs exported from them."""
-    from modeling import GLMForConditionalGeneration
-
+    config = GLMConfig(**shape, max_sequence_length=1024, output_predict=True)
+    config.save_pretrained(directory)
     rng, weights = np.random.default_rng(1), {}
-    for name, parameter in checkpoint.empty_model(model_config()).named_parameters():
+    for name, parameter in checkpoint.empty_model(config).named_parameters():
         centre = float("layernorm.weight" in name)
-        weights[name] = (centre + 0.02 * rng.standard_normal(parameter.shape)).astype("float32")
+        weights[name] = centre + np.float32(0.02) * rng.standard_normal(parameter.shape, dtype="float32")
     save_file(weights, Path(directory) / checkpoint.SAFETENSORS)
+    del weights
     for beams in (1, BEAMS):
-        model = new_model(GLMForConditionalGeneration, directory)
-        program.write(model, SPECIAL, decoding(beams, NEW), directory, f"beams{beams}")
+        program.write(checkpoint.load_model(directory), SPECIAL, decoding(beams, NEW), directory, f"beams{beams}")
 
 
-def stock_side(directory):
-    """A function that decodes by paddlenlp."""
+def stock_side(directory, beams):
+    """A function that decodes by paddlenlp, with any number of beams."""
     import paddle
     from paddlenlp.transformers import GLMForConditionalGeneration
 
-    model = new_model(GLMForConditionalGeneration, directory)
+    model = GLMForConditionalGeneration(checkpoint.load_config(directory))
+    checkpoint.load_weights(model, directory)
+    model.eval()
 
     def decode(source, beams, new):
         prompts, total = random_prompts(source), source + new
@@ -106,41 +97,43 @@ def stock_side(directory):
     return decode
 
 
-def eager_side(directory):
-    """A function that decodes by our model in Python."""
+def eager_side(directory, beams):
+    """A function that decodes by our model in Python, with one of the numbers of `beams`."""
     from decoding import Decoder, run
-    from modeling import GLMForConditionalGeneration
 
-    model = new_model(GLMForConditionalGeneration, directory)
-    decoders = {beams: Decoder(model, decoding(beams, NEW), SPECIAL) for beams in (1, BEAMS)}
+    model = checkpoint.load_model(directory)
+    decoders = {count: Decoder(model, decoding(count, NEW), SPECIAL) for count in beams}
     return lambda source, beams, new: run(decoders[beams], random_prompts(source), decoding(beams, new))
 
 
-def exported_side(directory, runtime_name):
-    """A function that decodes by an exported program."""
-    opened = {}
-
-    def decode(source, beams, new):
-        if beams not in opened:
-            opened[beams] = runners.open_program(program.describe(directory, f"beams{beams}"), runtime_name)
-        opened[beams](generation_config.feeds(random_prompts(source), decoding(beams, new)))
-
-    return decode
+def exported_side(directory, beams, runtime_name):
+    """A function that decodes by exported programs, with one of the numbers of `beams`."""
+    opened = {
+        count: runners.open_program(program.describe(directory, f"beams{count}"), runtime_name) for count in beams
+    }
+    return lambda source, beams, new: opened[beams](
+        generation_config.feeds(random_prompts(source), decoding(beams, new))
+    )
 
 
 SIDES = {
     "stock": stock_side,
     "eager": eager_side,
-    "exported": lambda directory: exported_side(directory, "paddle"),
-    "fastdeploy": lambda directory: exported_side(directory, "fastdeploy"),
+    "exported": lambda directory, beams: exported_side(directory, beams, "paddle"),
+    "fastdeploy": lambda directory, beams: exported_side(directory, beams, "fastdeploy"),
 }
 
 
-def work(side, directory):
+def available(*sides):
+    """Those of some sides that can run here."""
+    return [side for side in sides if side != "fastdeploy" or importlib.util.find_spec("fastdeploy")]
+
+
+def work(side, directory, beams):
     """Serve requests {source, beams, new} of a side."""
     if side == "prepare":
         return serve(lambda: prepare(directory) or {})
-    decode = SIDES[side](directory)
+    decode = SIDES[side](directory, beams)
     return serve(lambda **request: {"seconds": seconds(lambda: decode(**request))})
 
 
@@ -148,9 +141,7 @@ def cases(stock_tokens):
     """{side: {(source, beams, new): request}} to be timed."""
     shapes = [(source, beams) for beams in (1, BEAMS) for source in SOURCES]
     result = {}
-    for side in SIDES:
-        if side == "fastdeploy" and importlib.util.find_spec("fastdeploy") is None:
-            continue
+    for side in available(*SIDES):
         lengths = (2, stock_tokens) if side == "stock" else (2, NEW)
         result[side] = {
             (source, beams, new): {"source": source, "beams": beams, "new": new}
@@ -162,8 +153,8 @@ def cases(stock_tokens):
 
 def bytes_of_a_step(source):
     """Bytes that a greedy step has to read, half way: all matrices once, keys and values of both prompts."""
-    hidden, layers = SHAPE["hidden_size"], SHAPE["num_layers"]
-    weights = 4 * (12 * layers * hidden**2 + SHAPE["vocab_size"] * hidden)
+    hidden, layers = SMALL["hidden_size"], SMALL["num_layers"]
+    weights = 4 * (12 * layers * hidden**2 + SMALL["vocab_size"] * hidden)
     return weights + 4 * BATCH * (source + NEW // 2) * 2 * layers * hidden
 
 
@@ -198,8 +189,10 @@ def summary(times, stock_tokens, bandwidth):
     results["greedy_64_vs_stock"] = ratio("stock", "eager", 64, 1)
     results["greedy_608_vs_stock"] = ratio("stock", "eager", 608, 1)
     results["beam5_608_vs_stock"] = ratio("stock", "eager", 608, BEAMS)
-    results["exported_vs_eager"] = ratio("eager", "exported", 608, 1)
-    results["exported_vs_eager_beam5"] = ratio("eager", "exported", 608, BEAMS)
+    sides = {side for side, _ in times}
+    for side in sides & {"exported", "fastdeploy"}:
+        results[f"{side}_vs_eager_beam5"] = ratio("eager", side, 608, BEAMS)
+        results[f"{side}_vs_eager"] = ratio("eager", side, 608, 1)
     results["bandwidth_share"] = results["eager_greedy_608_bandwidth_share"]
     return results
 
@@ -208,7 +201,7 @@ def peak_memory(directory):
     """Peak memory in MiB of a process that decodes with beams once, prompts of 608: stock 4 tokens, ours all."""
     results = {}
     for side, new in (("stock", 4), ("eager", NEW), ("exported", NEW)):
-        with Worker(__file__, side, "--directory", directory) as worker:
+        with Worker(__file__, side, "--directory", directory, "--beams", BEAMS) as worker:
             answer = worker.ask(source=608, beams=BEAMS, new=new)
         results[f"beam5_608_{side}_peak_mib"] = round(answer["peak_mib"])
     return results
@@ -217,10 +210,11 @@ def peak_memory(directory):
 def main():
     """Compare the sides and report."""
     flags = parser(__doc__)
-    flags.add_argument("--stock_tokens", type=int, default=6, help="tokens that stock is timed on (default: 6)")
+    flags.add_argument("--stock_tokens", type=int, default=12, help="tokens that stock is timed on (default: 12)")
+    flags.add_argument("--beams", type=int, help=argparse.SUPPRESS)
     arguments = flags.parse_args()
     if arguments.worker:
-        return work(arguments.worker, arguments.directory)
+        return work(arguments.worker, arguments.directory, [arguments.beams] if arguments.beams else [1, BEAMS])
     print(machine())
     bandwidth = copy_bandwidth()
     with tempfile.TemporaryDirectory() as directory:

@@ -35,6 +35,15 @@ def test_impossible_choices_are_refused_in_one_line(choices, message):
 
 
 @pytest.mark.parametrize(
+    ("choices", "tokens"),
+    [({}, 7), ({"num_beams": 3}, 21), ({"num_beams": 3, "num_return_sequences": 2}, 21)]
+    + [({"do_sample": True, "num_return_sequences": 4}, 28)],
+)
+def test_all_texts_of_a_prompt_count_where_batches_are_planned(choices, tokens):
+    assert GenerationConfig(max_new_tokens=7, **choices).new_tokens_a_prompt == tokens
+
+
+@pytest.mark.parametrize(
     ("choices", "names"),
     [
         ({}, []),

@@ -5,6 +5,7 @@ import runtime
 import ast
 import io
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,17 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[1]
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n"
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)\n"
+AVX512_FLAGS = "flags\t\t: fpu avx2 avx512f avx512dq avx512cd avx512bw avx512vl\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n"
 PROCESSORS = ["amd", "intel", "arm", "no cpuinfo"]
-SET_BY_RUNTIME = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "GLOG_minloglevel")
+SET_BY_RUNTIME = (
+    "OMP_NUM_THREADS",
+    "MKL_DEBUG_CPU_TYPE",
+    "GLOG_minloglevel",
+    "FLAGS_new_executor_serial_run",
+    "FLAGS_eager_delete_tensor_gb",
+    "FLAGS_cache_inference_while_scope",
+)
 
 
 def launched(*hosts: str) -> dict[str, str]:
@@ -38,6 +47,13 @@ def run_python(*arguments: str, **variables: str) -> subprocess.CompletedProcess
 @pytest.mark.parametrize(("cpuinfo", "expected"), [(AMD, "5"), (INTEL, None), (ARM, None), ("", None)], ids=PROCESSORS)
 def test_only_amd_processors_get_the_mkl_variable(cpuinfo, expected):
     assert runtime.environment_to_set({}, cpuinfo, 8).get("MKL_DEBUG_CPU_TYPE") == expected
+
+
+def test_amd_processors_with_all_of_avx512_get_mkls_code_for_it():
+    with_part = AMD + AVX512_FLAGS.replace(" avx512bw", "")
+    assert runtime.environment_to_set({}, AMD + AVX512_FLAGS, 8)["MKL_DEBUG_CPU_TYPE"] == "7"
+    assert runtime.environment_to_set({}, with_part, 8)["MKL_DEBUG_CPU_TYPE"] == "5"
+    assert "MKL_DEBUG_CPU_TYPE" not in runtime.environment_to_set({}, INTEL + AVX512_FLAGS, 8)
 
 
 @pytest.mark.parametrize(("cpuinfo", "expected"), [(AMD, "8"), (INTEL, "8"), (ARM, None), ("", None)], ids=PROCESSORS)
@@ -94,6 +110,27 @@ def test_only_paddles_thread_advice_is_dropped_from_stderr():
 def test_importing_the_stack_says_nothing_even_with_more_threads():
     done = run_python("-c", "import runtime, paddlenlp.trainer, datasets", OMP_NUM_THREADS="2")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# Allocates and frees 64 MiB ten times, writing to every page, and prints the page faults that this took.
+CHURN = """
+import runtime, ctypes, resource
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    block = libc.malloc(ctypes.c_size_t(2**26))
+    ctypes.memset(block, 1, 2**26)
+    libc.free(ctypes.c_void_p(block))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt() is glibc's")
+def test_freed_memory_is_used_again_unless_the_user_tunes_malloc():
+    pages = 2**26 // os.sysconf("SC_PAGE_SIZE")
+    assert int(run_python("-c", CHURN).stdout) < 2 * pages
+    assert int(run_python("-c", CHURN, MALLOC_ARENA_MAX="4").stdout) > 5 * pages
 
 
 def test_runtime_imports_zlib_and_nothing_heavy():

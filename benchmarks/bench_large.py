@@ -1,0 +1,69 @@
+"""GLM-Large's shape (24 layers, hidden size 1024, 16 heads, vocabulary 50048) with random weights, as it is deployed.
+
+    python benchmarks/bench_large.py --json
+
+In Python and by each runtime: the time to load it, tokens a second for 2 prompts of 257 tokens (greedy and 5 beams, 64
+new tokens), and the most memory that the process had.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+import statistics
+import tempfile
+
+from bench_decode import BATCH, BEAMS, LARGE, SIDES, available, prepare
+from measuring import Worker, machine, parser, report, seconds, serve
+
+SOURCE, NEW = 257, 64
+
+
+def work(side, directory):
+    """Serve {"load": beams}, then requests {source, beams, new} of a side."""
+    if side == "prepare":
+        return serve(lambda: prepare(directory, LARGE) or {})
+    opened = {}
+
+    def answer(load=None, **request):
+        if load:
+            return {"seconds": seconds(lambda: opened.update(decode=SIDES[side](directory, [load])))}
+        return {"seconds": seconds(lambda: opened["decode"](**request))}
+
+    return serve(answer)
+
+
+def measure(side, beams, directory, repeats):
+    """The figures of one side with one number of beams, by name."""
+    name = f"{side}_{'greedy' if beams == 1 else f'beam{beams}'}"
+    with Worker(__file__, side, "--directory", directory) as worker:
+        loaded = worker.ask(load=beams)
+        times = [worker.ask(source=SOURCE, beams=beams, new=NEW) for _ in range(repeats + 1)]
+    return {
+        f"{name}_load_seconds": round(loaded["seconds"], 2),
+        f"{name}_tokens_per_second": round(BATCH * NEW / statistics.median(t["seconds"] for t in times[1:]), 1),
+        f"{name}_peak_mib": round(times[-1]["peak_mib"]),
+    }
+
+
+def main():
+    """Measure every side and report."""
+    arguments = parser(__doc__).parse_args()
+    if arguments.worker:
+        return work(arguments.worker, arguments.directory)
+    print(machine())
+    results = {}
+    with tempfile.TemporaryDirectory() as directory:
+        with Worker(__file__, "prepare", "--directory", directory) as worker:
+            worker.ask()
+        results["weights_mib"] = round(Path(directory, "model.safetensors").stat().st_size / 2**20)
+        for beams in (1, BEAMS):
+            for side in available("eager", "exported", "fastdeploy"):
+                results.update(measure(side, beams, directory, arguments.repeats))
+    return report(results, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
