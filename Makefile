@@ -15,7 +15,7 @@ STAMP = $(VENV)/.installed-$(KEY)
 
 .DEFAULT_GOAL := help
 # Where the environment lost its interpreter, its stamp says nothing.
-.PHONY: help setup demo test lint clean $(if $(realpath $(RUN)),,$(STAMP))
+.PHONY: help setup demo test lint bench clean $(if $(realpath $(RUN)),,$(STAMP))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,11 @@ test: setup  ## run the tests
 lint: setup  ## check style and formatting
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
+
+bench: setup  ## compare with stock paddlenlp, some 30 minutes on an idle machine
+	$(RUN) benchmarks/bench_train.py
+	$(RUN) benchmarks/bench_decode.py
+	$(RUN) benchmarks/bench_large.py
 
 clean:  ## remove .venv and the caches; checkpoints stay
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from paddlenlp.trainer import TrainerCallback
+from paddlenlp.utils.log import logger
 
 METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
 
@@ -32,6 +33,25 @@ class MetricsFile(TrainerCallback):
         """Draw the curves."""
         if state.is_world_process_zero:
             plot(read_metrics(Path(args.output_dir) / METRICS_FILE), Path(args.output_dir) / PLOT_FILE)
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops training after `patience` evaluations in a row that were no better than the best before them.
+
+    It counts in the log that checkpoints keep, so a resumed run stops where the whole one does.
+    """
+
+    def __init__(self, patience):
+        self.patience = patience
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Count, and ask to stop."""
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        values = [entry[name] for entry in state.log_history if name in entry]
+        best = values.index((max if args.greater_is_better else min)(values)) if values else 0
+        if len(values) - 1 - best >= self.patience:
+            logger.info(f"no better {name} in {self.patience} evaluations: training stops")
+            control.should_training_stop = True
 
 
 def read_metrics(path):

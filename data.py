@@ -220,8 +220,28 @@ def encode_all(
     return encoded
 
 
-def collate(batch: list[Encoded], pad_id: int, sop_id: int) -> dict[str, np.ndarray]:
-    """A training batch, padded on the right to its longest row. int64 throughout:
+def collate(batch: list[Encoded], sop_id: int) -> dict[str, np.ndarray]:
+    """A training batch without padding: all tokens in one row, example after example, source before target. int64:
+
+    input_ids [tokens], position_ids [2, tokens], labels [targets], lengths [examples, 2] of sources and targets.
+    """
+    sop = np.array([sop_id])
+    input_ids, places, blocks = [], [], []
+    for row in batch:
+        source, target = len(row.source_ids), len(row.target_ids)
+        input_ids += [row.source_ids, sop, row.target_ids[:-1]]
+        places += [np.arange(source), np.full(target, row.mask_index)]
+        blocks += [np.zeros(source), np.arange(1, target + 1)]
+    return {
+        "input_ids": np.concatenate(input_ids).astype(np.int64),
+        "position_ids": np.stack([np.concatenate(places), np.concatenate(blocks)]).astype(np.int64),
+        "labels": np.concatenate([row.target_ids for row in batch]).astype(np.int64),
+        "lengths": np.array([[len(row.source_ids), len(row.target_ids)] for row in batch], np.int64),
+    }
+
+
+def collate_padded(batch: list[Encoded], pad_id: int, sop_id: int) -> dict[str, np.ndarray]:
+    """A training batch as paddlenlp lays it out, padded on the right to its longest row. int64 throughout:
 
     input_ids [batch, length], position_ids [batch, 2, length], source_length [batch],
     labels [batch, length] (IGNORED_LABEL everywhere but at target positions).

@@ -16,14 +16,17 @@ import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import GLMForConditionalGeneration as StockGLM
 
-# The most negative number that float16 holds: a score far below any real one in every dtype.
-MASKED_SCORE = -65504.0
+from attention import MASKED_SCORE, attend, best_attention, only_targets
+from cpu_kernels import layer_norm, linear
+from dropout import dropout_at, unchanged
+from layout import Layout
+from losses import cross_entropy
 
 
 class GLMForConditionalGeneration(StockGLM):
     """GLM with a language-modelling head tied to the word embeddings."""
 
-    def forward(self, input_ids, position_ids=None, attention_mask=None, labels=None, label_smoothing=0.0):
+    def forward(self, input_ids, position_ids=None, attention_mask=None, labels=None, label_smoothing=0.0, **examples):
         """Return logits [batch, length, vocab], or the mean loss over target tokens when labels are given.
 
         input_ids: [batch, length] int64.
@@ -32,22 +35,63 @@ class GLMForConditionalGeneration(StockGLM):
             [batch or 1, 1, length, length], 1 where the query (third axis) sees the key (last axis). Default: causal.
         labels: [batch, length] int64, -100 where there is nothing to predict.
         label_smoothing: weight of the uniform distribution in the target (Szegedy et al. 2016).
+        examples: see loss_of_examples(), which is called where `lengths` is given.
         """
-        hidden = self.embed(input_ids, position_ids)
-        hidden = self.glm.transformer.embedding_dropout(hidden)
+        if "lengths" in examples:
+            return self.loss_of_examples(input_ids, position_ids, labels, label_smoothing, **examples)
+        hidden = self.glm.transformer.embedding_dropout(self.embed(input_ids, position_ids))
         bias = attention_bias(attention_mask, input_ids.shape[1])
         for layer in self.glm.transformer.layers:
-            if self.glm.transformer.enable_recompute and not hidden.stop_gradient:
-                hidden = recompute(self.block, layer, hidden, bias)
-            else:
-                hidden = self.block(layer, hidden, bias)
+            query, key, value = self.project(layer, hidden)
+            context = merge_heads(attend(query, key, value, layer.attention.attention_dropout, bias))
+            drops = layer.attention.output_dropout, layer.mlp.dropout
+            hidden = self.finish_block(layer, hidden, context, drops)
         hidden = self.glm.transformer.final_layernorm(hidden)
         if labels is None:
             return self.head(hidden)
-        flat_labels = labels.flatten()
-        targets = paddle.nonzero(flat_labels >= 0).flatten()
-        hidden = paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), targets)
-        return smoothed_cross_entropy(self.head(hidden), paddle.gather(flat_labels, targets), label_smoothing)
+        labels = labels.flatten()
+        targets = paddle.nonzero(labels >= 0).flatten()
+        hidden = paddle.gather(hidden.flatten(0, 1), targets)
+        loss = cross_entropy(hidden, self.glm.word_embeddings.weight, paddle.gather(labels, targets), label_smoothing)
+        return loss / targets.shape[0]
+
+    def loss_of_examples(self, input_ids, position_ids, labels, label_smoothing, *, lengths, divisor, noise=None):
+        """The loss summed over the target tokens of examples without padding, divided by a number.
+
+        input_ids: [tokens] int64, laid out as layout.Layout says; position_ids: [2, tokens]; labels: [targets] int64;
+        lengths: [examples, 2] int64, of sources and targets. divisor: the target tokens of the optimizer step.
+        noise: dropout.Noise; None drops nothing. With config's hidden_dropout_prob and others as probabilities.
+        """
+        stack, layout = self.glm.transformer, Layout.of(lengths)
+        attention = best_attention(layout, self.config.num_attention_heads)
+        hidden = self.embed(input_ids.unsqueeze(0), position_ids.unsqueeze(0)).squeeze(0)
+        if noise is not None:
+            hidden = noise.add_to_embeddings(hidden, layout)
+        hidden = dropout_at(noise, stack.embedding_dropout, 0)(hidden)
+        for number, layer in enumerate(stack.layers):
+            last = number + 1 == len(stack.layers)
+            arguments = layer, number, hidden, attention, noise, last
+            if stack.enable_recompute and not hidden.stop_gradient:
+                hidden = recompute(self.block, *arguments)
+            else:
+                hidden = self.block(*arguments)
+        hidden = layer_norm(stack.final_layernorm, hidden)
+        return cross_entropy(hidden, self.glm.word_embeddings.weight, labels, label_smoothing) / divisor
+
+    def block(self, layer, number, hidden, attention, noise, last):
+        """Transformer layer `number` over [tokens, hidden]; the last one gives target tokens alone, which the head
+        reads."""
+        drops = [
+            dropout_at(noise, dropout, number + 1, place)
+            for place, dropout in enumerate(
+                (layer.attention.attention_dropout, layer.attention.output_dropout, layer.mlp.dropout)
+            )
+        ]
+        mixed = linear(layer.attention.query_key_value, layer_norm(layer.input_layernorm, hidden))
+        context = attention(mixed, drops[0], targets_only=last)
+        if last:
+            hidden = only_targets(hidden, attention.layout)
+        return self.finish_block(layer, hidden, context, drops[1:])
 
     def embed(self, input_ids, position_ids=None):
         """Sum of word, position and block position embeddings, [batch, length, hidden]."""
@@ -59,12 +103,6 @@ class GLMForConditionalGeneration(StockGLM):
         return (
             hidden + stack.position_embeddings(position_ids[:, 0]) + stack.block_position_embeddings(position_ids[:, 1])
         )
-
-    def block(self, layer, hidden, bias):
-        """One pre-norm Transformer layer over [batch, length, hidden]; bias as attention_bias() gives it."""
-        query, key, value = self.project(layer, hidden)
-        context = attend(query, key, value, bias, layer.attention.attention_dropout)
-        return self.finish_block(layer, hidden, context)
 
     def project(self, layer, hidden):
         """Query (scaled by 1 / sqrt(head_dim)), key and value of [batch, length, hidden], each [batch, heads, length,
@@ -78,16 +116,12 @@ class GLMForConditionalGeneration(StockGLM):
         query, key, value = split_heads(mixed, heads, self.config.hidden_size // heads)
         return query / math.sqrt(self.config.hidden_size // heads), key, value
 
-    def finish_block(self, layer, hidden, context):
-        """The rest of a layer once attention has read its context [batch, length, hidden]."""
+    def finish_block(self, layer, hidden, context, drops=(unchanged, unchanged)):
+        """The rest of a layer once attention has read its context [..., hidden]; drops: the dropout of both parts."""
         attention, mlp = layer.attention, layer.mlp
-        hidden = hidden + self.dropped(attention.output_dropout, attention.dense(context))
-        inner = F.gelu(mlp.dense_h_to_4h(layer.post_attention_layernorm(hidden)), approximate=True)
-        return hidden + self.dropped(mlp.dropout, mlp.dense_4h_to_h(inner))
-
-    def dropped(self, dropout, hidden):
-        """hidden after a dropout layer in training; itself otherwise, where that layer would copy it."""
-        return dropout(hidden) if self.training else hidden
+        hidden = hidden + drops[0](linear(attention.dense, context))
+        inner = linear(mlp.dense_h_to_4h, layer_norm(layer.post_attention_layernorm, hidden))
+        return hidden + drops[1](linear(mlp.dense_4h_to_h, F.gelu(inner, approximate=True)))
 
     def head(self, hidden):
         """Logits [..., vocab] of hidden states [..., hidden]."""
@@ -173,18 +207,6 @@ def merge_heads(context, length=None):
     return context.transpose([0, 2, 1, 3]).flatten(2)
 
 
-def attend(query, key, value, bias, dropout=None):
-    """Attention over whole sequences: context [batch, length, hidden].
-
-    query (scaled), key, value: [batch, heads, length, head_dim]. bias: added to scores, of a shape that broadcasts to
-    [batch, heads, length, length]. dropout: layer applied to the probabilities.
-    """
-    probabilities = F.softmax(paddle.matmul(query, key, transpose_y=True) + bias, axis=-1)
-    if dropout is not None:
-        probabilities = dropout(probabilities)
-    return merge_heads(paddle.matmul(probabilities, value))
-
-
 def attend_to_source(query, key, value, bias):
     """Attention of all source tokens to all: context [prompts, source, hidden].
 
@@ -228,16 +250,3 @@ def attention_bias(attention_mask, length):
     if attention_mask is not None:
         visible = visible | (positions < attention_mask.unsqueeze(-1)).unsqueeze([1, 2])
     return bias_of_visible(visible.astype("float32"))
-
-
-def smoothed_cross_entropy(logits, labels, label_smoothing=0.0):
-    """Mean over tokens of the cross entropy against a target that gives `label_smoothing` to all pieces alike.
-
-    logits: [tokens, vocab]; labels: [tokens] int64. -log p(y) = logsumexp - logit(y), and its mean over all pieces is
-    logsumexp - mean(logits): no second [tokens, vocab] tensor is needed.
-    """
-    loss = F.cross_entropy(logits, labels, reduction="none").flatten()
-    if label_smoothing:
-        picked = paddle.take_along_axis(logits, labels.unsqueeze(-1), axis=-1).flatten()
-        loss = loss + label_smoothing * (picked - logits.mean(axis=-1))
-    return loss.mean()

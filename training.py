@@ -16,7 +16,7 @@ import data
 import inference
 import metrics
 from arguments import UsageError, choice, to_generation_config
-from callbacks import MetricsFile
+from callbacks import EarlyStopping, MetricsFile
 from generation_config import check_positions
 from utils import GLMTrainer
 
@@ -81,7 +81,7 @@ def finetune(model_args, data_args, args, splits, template):
         generation=generation,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
-        callbacks=[MetricsFile()],
+        callbacks=[MetricsFile(), *([EarlyStopping(patience)] if (patience := args.early_stopping_patience) else [])],
     )
     write_json({**vars(model_args), **vars(data_args), **args.to_dict()}, args.output_dir, "args.json")
     results = {}

@@ -29,7 +29,19 @@ class GLMTrainingArguments(TrainingArguments):
     lr_decay_ratio: float = choice(
         0.1, "The linear schedule ends at this fraction of learning_rate; other schedules do not use it."
     )
-    group_by_length: bool = choice(True, "Put rows of similar length into a batch, so that little is padded.")
+    group_by_length: bool = choice(True, "Put rows of similar length into a batch, so that its ranks have equal work.")
+    packing: bool = choice(
+        False, "Fill each row with several examples, up to the longest one's length; they do not see each other."
+    )
+    neftune_alpha: float = choice(
+        0.0, "Noise added to embeddings in training (NEFTune); 5 to 15 is usual, 0 adds none."
+    )
+    early_stopping_patience: int = choice(
+        None, "Stop after so many evaluations without a better --metric_for_best_model."
+    )
+    dry_run: bool = choice(
+        False, "Read and check the data, show lengths, one example and the memory needed; train nothing."
+    )
     evaluation_strategy: IntervalStrategy = field(
         default="no",
         metadata={"help": "no, steps or epoch. Default: steps where --eval_steps is given or --do_eval is set."},
@@ -40,6 +52,10 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError(f"--label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
         if not 0 <= self.lr_decay_ratio <= 1:
             raise UsageError(f"--lr_decay_ratio is {self.lr_decay_ratio}; it must be between 0 and 1")
+        if self.neftune_alpha < 0:
+            raise UsageError(f"--neftune_alpha is {self.neftune_alpha}; it must be at least 0")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise UsageError(f"--early_stopping_patience is {self.early_stopping_patience}; it must be at least 1")
         self.refuse_what_is_not_here()
         self.check_best_metric()
         # Left open, paddlenlp takes the same and announces that this will change.
@@ -54,6 +70,12 @@ class GLMTrainingArguments(TrainingArguments):
             super().__post_init__()
         except (ValueError, AssertionError) as error:
             raise UsageError(f"training arguments: {error}") from None
+        if self.early_stopping_patience and self.evaluation_strategy == IntervalStrategy.NO:
+            raise UsageError("--early_stopping_patience needs evaluations: give --do_eval or --eval_steps")
+        # paddlenlp sets it with load_best_model_at_end alone; stopping early looks at it too.
+        self.metric_for_best_model = self.metric_for_best_model or "loss"
+        if self.greater_is_better is None:
+            self.greater_is_better = self.metric_for_best_model.removeprefix("eval_") not in LOSSES
 
     def refuse_what_is_not_here(self):
         """Raise UsageError for flags of paddlenlp's that other scripts stand for, or that nothing here acts on."""

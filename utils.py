@@ -4,7 +4,6 @@ import math
 import resource
 import time
 
-import numpy as np
 import paddle
 from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_utils import SchedulerType, speed_metrics
@@ -14,22 +13,33 @@ import checkpoint
 import data
 import inference
 import metrics
-from batching import LengthGroupedBatchSampler
+from batching import TrainingBatches
 from decoding import Decoder, run
+from dropout import Noise
 from generation_config import SpecialIds
+from strides import without_views
 
 
 class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
-    """Clipping by the global norm (Pascanu et al. 2013) that remembers the norm before clipping, for the log."""
+    """Clipping by the global norm (Pascanu et al. 2013) that remembers the norm before clipping, for the log.
+
+    It reads gradients once, and writes them only where they have to shrink.
+    """
 
     last_norm = None
 
     @paddle.no_grad()
     def _dygraph_clip(self, params_grads):
-        squares = [paddle.square(grad).sum() for _, grad in params_grads if grad is not None]
-        if squares:
-            self.last_norm = paddle.sqrt(paddle.add_n(squares))
-        return super()._dygraph_clip(params_grads)
+        squares = [paddle._C_ops.squared_l2_norm(grad) for _, grad in params_grads if grad is not None]
+        if not squares:
+            return params_grads
+        self.last_norm = paddle.sqrt(paddle.add_n([square.astype("float32") for square in squares]))
+        if self.last_norm.place.is_cpu_place() and float(self.last_norm) <= self.clip_norm:
+            return params_grads
+        factor = self.clip_norm / paddle.clip(self.last_norm, min=self.clip_norm)
+        return [
+            (parameter, grad if grad is None else grad * factor.astype(grad.dtype)) for parameter, grad in params_grads
+        ]
 
 
 class GLMTrainer(Trainer):
@@ -44,18 +54,35 @@ class GLMTrainer(Trainer):
         self.meter = Meter()
         self.answers = []
         self.scores = None
+        self.micro_batch = None, 0  # optimizer step, number in it
 
     def collate(self, rows):
-        """A batch of data.Encoded as arrays for the model, with the number of its real tokens."""
-        arrays = data.collate(rows, self.tokenizer.eos_id, self.tokenizer.sop_id)
-        count = sum(row.length for row in rows)
-        return {**arrays, "num_tokens": np.array([count], dtype="int64")}
+        """A batch of data.Encoded as arrays for the model."""
+        return data.collate(rows, self.tokenizer.sop_id)
 
     def training_step(self, model, inputs):
-        """One forward and backward pass over a micro-batch."""
+        """One forward and backward pass over a micro-batch: its share of the optimizer step's loss, on one rank.
+
+        All micro-batches of the step, on all ranks, add up to the mean over all its target tokens.
+        """
         self.scores = None
-        self.meter.add(inputs.pop("num_tokens"))
-        return super().training_step(model, inputs)
+        self.meter.add(inputs["lengths"].sum())
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        batches = self.callback_handler.train_dataloader.batch_sampler
+        # Ranks average their gradients.
+        divisor = batches.target_tokens(self.state.global_step) / self.args.dataset_world_size
+        with without_views(), self.autocast_smart_context_manager():
+            loss = model(**inputs, label_smoothing=self.args.label_smoothing, divisor=divisor, noise=self.noise())
+            (self.scaler.scale(loss) if self.do_grad_scaling else loss).backward()
+        return loss.detach()
+
+    def noise(self):
+        """The random draws of the next micro-batch, which depend on the seed and on where the run stands alone."""
+        step = self.state.global_step
+        self.micro_batch = step, self.micro_batch[1] + 1 if self.micro_batch[0] == step else 0
+        key = self.args.seed, *self.micro_batch, self.args.dataset_rank
+        return Noise(*key, neftune_alpha=self.args.neftune_alpha)
 
     def log(self, logs, **kwargs):
         """Log, with speed, gradient norm and memory beside a training loss."""
@@ -68,25 +95,19 @@ class GLMTrainer(Trainer):
         super().log(logs, **kwargs)
 
     def _get_train_sampler(self):
-        return LengthGroupedBatchSampler(
-            self.train_dataset,
-            [row.length for row in self.train_dataset],
-            self.args.per_device_train_batch_size,
-            self.args.seed,
-            group=self.args.group_by_length,
-            num_replicas=self.args.dataset_world_size,
-            rank=self.args.dataset_rank,
-            drop_last=self.args.dataloader_drop_last,
-        )
-
-    def compute_loss(self, model, inputs, return_outputs=False):
-        """Mean loss over the target tokens of a batch from collate()."""
-        return model(
-            inputs["input_ids"],
-            inputs["position_ids"],
-            inputs["source_length"],
-            labels=inputs["labels"],
-            label_smoothing=self.args.label_smoothing,
+        rows, args = self.train_dataset, self.args
+        return TrainingBatches(
+            rows,
+            [row.length for row in rows],
+            [len(row.target_ids) for row in rows],
+            args.per_device_train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            seed=args.seed,
+            group=args.group_by_length,
+            capacity=max(row.length for row in rows) if args.packing else None,
+            num_replicas=args.dataset_world_size,
+            rank=args.dataset_rank,
+            drop_last=args.dataloader_drop_last,
         )
 
     def create_optimizer(self, lr_scheduler=None):
@@ -140,16 +161,11 @@ class GLMTrainer(Trainer):
         lengths = [row.length for row in rows]
         total = tokens = 0
         for indices in inference.scheduled(lengths, self.args.per_device_eval_batch_size, max(lengths), new_tokens=0):
-            batch = [rows[i] for i in indices]
-            arrays = data.collate(batch, self.tokenizer.eos_id, self.tokenizer.sop_id)
-            tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
-            count = sum(len(row.target_ids) for row in batch)
-            with self.autocast_smart_context_manager():
-                loss = model(
-                    tensors["input_ids"], tensors["position_ids"], tensors["source_length"], labels=tensors["labels"]
-                )
-            total += float(loss) * count
-            tokens += count
+            arrays = self.collate([rows[i] for i in indices])
+            with without_views(), self.autocast_smart_context_manager():
+                loss = model(**{name: paddle.to_tensor(array) for name, array in arrays.items()}, divisor=1.0)
+            total += float(loss)
+            tokens += len(arrays["labels"])
         return total / tokens
 
     def generate(self, model, rows):

@@ -4,8 +4,9 @@
 
 A model of 6 layers, hidden size 512, 8 heads, vocabulary 50048 and random weights decodes 2 prompts to 160 new tokens
 by greedy search and with 5 beams. All sides have the same weights, threads and environment, each in a process of its
-own, and take turns. Stock paddlenlp is timed on fewer tokens (--stock_tokens): its time for 160 is that of the first
-plus 159 times that of a later one, which flatters it, since its steps grow slower with every token.
+own, and take turns; so does copying memory, whose speed bounds a step. Stock paddlenlp is timed on fewer tokens
+(--stock_tokens): its time for 160 is that of the first plus 159 times that of a later one, which flatters it, since its
+steps grow slower with every token.
 """
 
 import sys
@@ -16,11 +17,12 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import argparse
 import importlib.util
+import statistics
 import tempfile
 from contextlib import ExitStack
 
 import numpy as np
-from measuring import Worker, alternated, copy_bandwidth, machine, parser, report, seconds, serve
+from measuring import Worker, alternated, array_copier, machine, parser, report, seconds, serve
 from safetensors.numpy import save_file
 
 import checkpoint
@@ -131,6 +133,9 @@ def available(*sides):
 
 def work(side, directory, beams):
     """Serve requests {source, beams, new} of a side."""
+    if side == "copy":
+        copy, size = array_copier()
+        return serve(lambda: {"seconds": seconds(copy) / size})
     if side == "prepare":
         return serve(lambda: prepare(directory) or {})
     decode = SIDES[side](directory, beams)
@@ -140,7 +145,7 @@ def work(side, directory, beams):
 def cases(stock_tokens):
     """{side: {(source, beams, new): request}} to be timed."""
     shapes = [(source, beams) for beams in (1, BEAMS) for source in SOURCES]
-    result = {}
+    result = {"copy": {number: {} for number in range(5)}}
     for side in available(*SIDES):
         lengths = (2, stock_tokens) if side == "stock" else (2, NEW)
         result[side] = {
@@ -158,8 +163,10 @@ def bytes_of_a_step(source):
     return weights + 4 * BATCH * (source + NEW // 2) * 2 * layers * hidden
 
 
-def summary(times, stock_tokens, bandwidth):
-    """The figures of the report from median seconds by (side, (source, beams, new))."""
+def summary(times, stock_tokens):
+    """The figures of the report from median seconds by (side, (source, beams, new)), and for copying a byte by ("copy",
+    number)."""
+    bandwidth = 1 / statistics.median(times.pop(("copy", number)) for number in range(5))
 
     def milliseconds_a_token(side, source, beams):
         most = stock_tokens if side == "stock" else NEW
@@ -216,7 +223,6 @@ def main():
     if arguments.worker:
         return work(arguments.worker, arguments.directory, [arguments.beams] if arguments.beams else [1, BEAMS])
     print(machine())
-    bandwidth = copy_bandwidth()
     with tempfile.TemporaryDirectory() as directory:
         with Worker(__file__, "prepare", "--directory", directory) as worker:
             worker.ask()
@@ -226,7 +232,7 @@ def main():
                 side: running.enter_context(Worker(__file__, side, "--directory", directory)) for side in requests
             }
             times = alternated(workers, requests, arguments.repeats)
-        results = {**peak_memory(directory), **summary(times, arguments.stock_tokens, bandwidth)}
+        results = {**peak_memory(directory), **summary(times, arguments.stock_tokens)}
     return report(results, arguments.json)
 
 

@@ -75,18 +75,14 @@ def alternated(workers, requests, repeats):
     return {key: statistics.median(values) for key, values in times.items()}
 
 
-def copy_bandwidth():
-    """Bytes a second that the cores together read and write when copying arrays far larger than caches."""
+def array_copier():
+    """A function with which the cores together copy arrays far larger than caches, and the bytes that it reads and
+    writes."""
     threads = int(os.environ["OMP_NUM_THREADS"])
     sources = [np.ones(2**26, dtype="float32") for _ in range(threads)]
     targets = [np.empty_like(array) for array in sources]
-    with ThreadPoolExecutor(threads) as pool:
-
-        def copy_all():
-            list(pool.map(np.copyto, targets, sources))
-
-        copy_all()
-        return 2 * sum(array.nbytes for array in sources) / min(seconds(copy_all) for _ in range(7))
+    pool = ThreadPoolExecutor(threads)
+    return lambda: list(pool.map(np.copyto, targets, sources)), 2 * sum(array.nbytes for array in sources)
 
 
 def machine():

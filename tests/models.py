@@ -86,9 +86,15 @@ def tensors(arrays):
     return {name: paddle.to_tensor(array) for name, array in arrays.items()}
 
 
+def padded_batch(rows):
+    """A padded training batch as tensors."""
+    return tensors(data.collate_padded(rows, PAD, SOP))
+
+
 def training_batch(rows):
-    """A collated batch as tensors."""
-    return tensors(data.collate(rows, PAD, SOP))
+    """A training batch without padding, as keyword arguments of a model."""
+    arrays = data.collate(rows, SOP)
+    return {**tensors(arrays), "divisor": float(len(arrays["labels"]))}
 
 
 def random_prompts(lengths, seed=0):

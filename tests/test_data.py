@@ -15,6 +15,7 @@ from data import (
     attention_mask,
     check_min_tgt_length,
     collate,
+    collate_padded,
     collate_prompts,
     encode,
     encode_all,
@@ -266,7 +267,7 @@ def reference_row(row, tokenizer):
 @given(batch=encoded_batches())
 def test_batch_is_laid_out_by_the_definition_and_equals_single_rows_up_to_padding(batch):
     rows, tokenizer = batch
-    arrays = collate(rows, pad_id=99, sop_id=tokenizer.sop_id)
+    arrays = collate_padded(rows, pad_id=99, sop_id=tokenizer.sop_id)
     longest = max(len(reference_row(row, tokenizer)) for row in rows)
     for i, row in enumerate(rows):
         reference = reference_row(row, tokenizer)
@@ -279,9 +280,20 @@ def test_batch_is_laid_out_by_the_definition_and_equals_single_rows_up_to_paddin
 
 
 @given(batch=encoded_batches())
+def test_a_training_batch_is_the_rows_one_after_another(batch):
+    rows, tokenizer = batch
+    arrays = collate(rows, tokenizer.sop_id)
+    reference = [token for row in rows for token in reference_row(row, tokenizer)]
+    assert list(zip(arrays["input_ids"], *arrays["position_ids"], strict=True)) == [token[:3] for token in reference]
+    assert arrays["labels"].tolist() == [token[3] for token in reference if token[3] != -100]
+    assert arrays["lengths"].tolist() == [[len(row.source_ids), len(row.target_ids)] for row in rows]
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.int64)}
+
+
+@given(batch=encoded_batches())
 def test_attention_is_bidirectional_in_the_source_causal_in_the_target_and_never_on_padding(batch):
     rows, tokenizer = batch
-    arrays = collate(rows, 99, tokenizer.sop_id)
+    arrays = collate_padded(rows, 99, tokenizer.sop_id)
     length = arrays["input_ids"].shape[1]
     mask = attention_mask(arrays["source_length"], length)
     assert mask.shape == (len(rows), 1, length, length)

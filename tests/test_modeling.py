@@ -52,7 +52,7 @@ def loss_by_definition(logits, labels, smoothing):
 @pytest.mark.parametrize("attention_scale", [1.0, 8.0])
 def test_logits_equal_stock_paddlenlp_on_a_ragged_batch(attention_scale):
     model = models.make_model(attention_scale=attention_scale)
-    batch = models.training_batch(models.random_rows(LENGTHS))
+    batch = models.padded_batch(models.random_rows(LENGTHS))
     mask = dense_mask(batch)
     expected, _ = models.stock_twin(model)(batch["input_ids"], batch["position_ids"], mask)
     actual = model(batch["input_ids"], batch["position_ids"], mask)
@@ -60,7 +60,7 @@ def test_logits_equal_stock_paddlenlp_on_a_ragged_batch(attention_scale):
 
 
 def test_source_length_says_the_same_as_the_square_mask(model):
-    batch = models.training_batch(models.random_rows(LENGTHS))
+    batch = models.padded_batch(models.random_rows(LENGTHS))
     by_length = model(batch["input_ids"], batch["position_ids"], batch["source_length"])
     by_square = model(batch["input_ids"], batch["position_ids"], dense_mask(batch))
     np.testing.assert_allclose(by_length.numpy(), by_square.numpy(), rtol=0, atol=1e-6)
@@ -76,7 +76,7 @@ def test_without_mask_and_positions_the_model_is_causal(model):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_is_the_smoothed_cross_entropy_of_the_target_positions(model, smoothing):
-    batch = models.training_batch(models.random_rows(LENGTHS))
+    batch = models.padded_batch(models.random_rows(LENGTHS))
     inputs = batch["input_ids"], batch["position_ids"], batch["source_length"]
     loss = model(*inputs, labels=batch["labels"], label_smoothing=smoothing)
     expected = loss_by_definition(model(*inputs).numpy(), batch["labels"].numpy(), smoothing)
@@ -85,7 +85,7 @@ def test_loss_is_the_smoothed_cross_entropy_of_the_target_positions(model, smoot
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_gradients_equal_those_of_a_loss_over_all_positions(model, smoothing):
-    batch = models.training_batch(models.random_rows(LENGTHS))
+    batch = models.padded_batch(models.random_rows(LENGTHS))
     inputs = batch["input_ids"], batch["position_ids"], batch["source_length"]
     actual = gradients(model, model(*inputs, labels=batch["labels"], label_smoothing=smoothing))
 
@@ -98,16 +98,16 @@ def test_gradients_equal_those_of_a_loss_over_all_positions(model, smoothing):
 
 def test_rows_of_a_batch_read_as_they_do_alone(model):
     rows = models.random_rows(LENGTHS)
-    batch = models.training_batch(rows)
+    batch = models.padded_batch(rows)
     together = model(batch["input_ids"], batch["position_ids"], batch["source_length"]).numpy()
     for row, logits in zip(rows, together, strict=True):
-        alone = models.training_batch([row])
+        alone = models.padded_batch([row])
         expected = model(alone["input_ids"], alone["position_ids"], alone["source_length"]).numpy()[0]
         np.testing.assert_allclose(logits[: len(expected)], expected, rtol=0, atol=1e-5)
 
 
 def test_padding_to_a_fixed_length_leaves_the_loss_alone(model):
-    batch = models.training_batch(models.random_rows(LENGTHS))
+    batch = models.padded_batch(models.random_rows(LENGTHS))
     extra = 64 - batch["input_ids"].shape[1]
     padded = {
         "input_ids": F.pad(batch["input_ids"], [0, 0, 0, extra], value=models.PAD),
@@ -128,7 +128,7 @@ def test_decoding_with_the_cache_equals_reading_the_whole_text(model, texts, set
     sources = [models.random_source(rng, length) for length in (6, 11, 4)]
     targets = rng.integers(0, models.TEXT, [len(sources), texts, 9])
     rows = [models.encoded(source, target) for source, some in zip(sources, targets, strict=True) for target in some]
-    batch = models.training_batch(rows)
+    batch = models.padded_batch(rows)
     full = model(batch["input_ids"], batch["position_ids"], batch["source_length"]).numpy()
 
     prompts = models.tensors(data.collate_prompts([models.encoded(source) for source in sources], models.PAD))
@@ -149,28 +149,9 @@ def test_decoding_with_the_cache_equals_reading_the_whole_text(model, texts, set
     assert {tuple(tensor.shape) for tensor in recent} == {(3, 4, (9 - settled_steps) * texts, 12)}
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_recompute_changes_neither_loss_nor_gradients(monkeypatch, dropout):
-    model = models.make_model(embedding_dropout_prob=dropout, output_dropout_prob=dropout)
-    model.train()
-    batch = models.training_batch(models.random_rows(LENGTHS))
-    calls, block = [], model.block
-    monkeypatch.setattr(model, "block", lambda *inputs: calls.append(1) or block(*inputs))
-    results = {}
-    for recompute in (False, True):
-        model.glm.transformer.enable_recompute = recompute
-        paddle.seed(5)
-        calls.clear()
-        loss = model(batch["input_ids"], batch["position_ids"], batch["source_length"], labels=batch["labels"])
-        results[recompute] = float(loss), gradients(model, loss), len(calls)
-    assert (results[False][2], results[True][2]) == (3, 6)
-    np.testing.assert_allclose(results[True][0], results[False][0], rtol=1e-6)
-    assert_same_gradients(results[True][1], results[False][1])
-
-
 def test_dropout_acts_in_training_only():
     model = models.make_model(attention_dropout_prob=0.3)
-    batch = models.training_batch(models.random_rows(LENGTHS))
+    batch = models.padded_batch(models.random_rows(LENGTHS))
     inputs = batch["input_ids"], batch["position_ids"], batch["source_length"]
     evaluated = [model(*inputs).numpy() for _ in range(2)]
     model.train()

@@ -170,7 +170,7 @@ def test_files_that_documents_name_exist(document):
     links = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
     named = re.findall(r"(?<![\w/.-])((?:\w+/)*\w+\.py)\b", text)
     for name in [*links, *named]:
-        assert any((ROOT / folder / name).is_file() for folder in (".", "demo", "tests")), name
+        assert any((ROOT / folder / name).is_file() for folder in (".", "demo", "tests", "benchmarks")), name
 
 
 def test_the_template_stands_in_both_readmes_byte_for_byte():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import utils
-from batching import LengthGroupedBatchSampler, grouped_batches
+from batching import TrainingBatches, grouped_batches, packed
 from callbacks import plot, read_metrics
 from utils import GlobalNormClip, Meter, linear_factor
 
@@ -76,19 +76,76 @@ def test_grouping_pads_less_and_epochs_differ():
     assert not np.array_equal(grouped[0], grouped_batches(lengths, 8, 1, 1)[0])
 
 
-@given(rows=st.integers(1, 60), batch_size=st.integers(1, 5), ranks=st.integers(1, 4), drop_last=st.booleans())
-def test_ranks_share_every_batch(rows, batch_size, ranks, drop_last):
-    lengths = list(range(rows))
-    samplers = [
-        LengthGroupedBatchSampler(lengths, lengths, batch_size, 1, num_replicas=ranks, rank=rank, drop_last=drop_last)
+def samplers(lengths, batch_size, accumulation, ranks, **kwargs):
+    """The TrainingBatches of every rank."""
+    return [
+        TrainingBatches(
+            lengths,
+            lengths,
+            lengths,
+            batch_size,
+            accumulation=accumulation,
+            seed=1,
+            num_replicas=ranks,
+            rank=rank,
+            **kwargs,
+        )
         for rank in range(ranks)
     ]
-    batches = [list(sampler) for sampler in samplers]
-    assert [len(of_rank) for of_rank in batches] == [len(sampler) for sampler in samplers]
-    for shares in zip(*batches, strict=True):
-        assert len({len(share) for share in shares}) == 1, "ranks take equal shares"
+
+
+plans = {
+    "lengths": st.lists(st.integers(2, 30), min_size=1, max_size=60),
+    "batch_size": st.integers(1, 5),
+    "accumulation": st.integers(1, 3),
+    "ranks": st.integers(1, 3),
+    "epoch": st.integers(0, 2),
+    "capacity": st.sampled_from([None, 30, 45]),
+}
+
+
+@given(**plans, drop_last=st.booleans())
+def test_an_epoch_is_whole_steps_whose_micro_batches_ranks_share(
+    lengths, batch_size, accumulation, ranks, epoch, capacity, drop_last
+):
+    of_ranks = samplers(lengths, batch_size, accumulation, ranks, capacity=capacity, drop_last=drop_last)
+    for sampler in of_ranks:
+        sampler.set_epoch(epoch)
+    batches = [list(sampler) for sampler in of_ranks]
+    assert {len(of_rank) for of_rank in batches} == {of_ranks[0].steps * accumulation}
+    assert all(batch for of_rank in batches for batch in of_rank)
+    for step in range(of_ranks[0].steps):
+        chosen = [of_rank[step * accumulation + i] for of_rank in batches for i in range(accumulation)]
+        tokens = sum(lengths[example] for batch in chosen for example in batch)
+        assert [sampler.target_tokens(step + 7 * sampler.steps) for sampler in of_ranks] == [tokens] * ranks
+    examples = [example for of_rank in batches for batch in of_rank for example in batch]
     if not drop_last:
-        assert {row for of_rank in batches for batch in of_rank for row in batch} == set(range(rows))
+        assert set(examples) == set(range(len(lengths)))
+    if len(of_ranks[0].rows) >= accumulation * ranks:
+        assert len(set(examples)) == len(examples) or len(of_ranks[0].rows) % of_ranks[0].rows_of_a_step
+
+
+@given(**plans)
+def test_a_step_has_the_same_examples_however_it_is_divided(lengths, batch_size, accumulation, ranks, epoch, capacity):
+    (whole,) = samplers(lengths, batch_size * accumulation * ranks, 1, 1, capacity=capacity)
+    of_ranks = samplers(lengths, batch_size, accumulation, ranks, capacity=capacity)
+    for sampler in (whole, *of_ranks):
+        sampler.set_epoch(epoch)
+    batches = [list(sampler) for sampler in of_ranks]
+    for step, wanted in enumerate(whole):
+        chosen = [of_rank[step * accumulation + i] for of_rank in batches for i in range(accumulation)]
+        assert {example for batch in chosen for example in batch} == set(wanted)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(20, 40))
+def test_packed_rows_hold_every_example_once_within_their_capacity(lengths, capacity):
+    rows = packed(lengths, capacity, seed=3)
+    assert sorted(example for row in rows for example in row) == list(range(len(lengths)))
+    sizes = [sum(lengths[example] for example in row) for row in rows]
+    assert all(size <= capacity or len(row) == 1 for size, row in zip(sizes, rows, strict=True))
+    # First fit leaves no two rows that would fit into one.
+    assert all(a + b > capacity for i, a in enumerate(sizes) for b in sizes[:i])
+    assert rows == packed(lengths, capacity, seed=3)
 
 
 def test_a_torn_last_line_of_the_log_is_passed_over(tmp_path):

@@ -1,0 +1,117 @@
+"""Attention over examples that lie one after another, in the ways that suit CPU and GPU. See layout.Layout.
+
+Each takes the projections of a batch, mixed [tokens, 3 * hidden] (queries, keys, values, heads inside each), and gives
+the context [tokens, hidden], or [targets, hidden] where only target tokens ask.
+"""
+
+import math
+
+import paddle
+import paddle.nn.functional as F
+
+# The most negative number that float16 holds: a score far below any real one in every dtype.
+MASKED_SCORE = -65504.0
+
+
+def best_attention(layout, heads):
+    """The way to attend that suits this device: a callable (mixed, drop, targets_only) → context."""
+    if not paddle.get_device().startswith("gpu"):
+        return ByExample(layout, heads)
+    return (FlashMask if hasattr(F, "flashmask_attention") else Padded)(layout, heads)
+
+
+class ByExample:
+    """One example after another: nothing is padded or masked but the triangle of the target. Best on CPU, where an
+    operator costs little and every score a lot."""
+
+    def __init__(self, layout, heads):
+        self.layout = layout
+        self.heads = heads
+        self.triangles = {target: causal_bias(target, heads) for _, target in layout.lengths}
+
+    def __call__(self, mixed, drop, targets_only=False):
+        pieces = mixed.split(self.layout.sections)
+        contexts = []
+        for i in range(0, len(pieces), 2):
+            source, target = self.projections(pieces[i]), self.projections(pieces[i + 1])
+            if not targets_only:
+                contexts.append(self.merged(attend(*source, drop)))
+            contexts.append(self.merged(self.attend_target(target, source, drop)))
+        return paddle.concat(contexts)
+
+    def projections(self, piece):
+        """Query, key and value of [length, 3 * hidden], each [heads, length, head_dim]; the query scaled."""
+        head_dim = piece.shape[1] // (3 * self.heads)
+        query, key, value = piece.reshape([-1, 3 * self.heads, head_dim]).transpose([1, 0, 2]).split(3)
+        return query / math.sqrt(head_dim), key, value
+
+    def attend_target(self, target, source, drop):
+        """Context [heads, target, head_dim] of target tokens, which see all of the source and of the target what came
+        before; each given as projections() does."""
+        query, key, value = target
+        to_source = paddle.matmul(query, source[1], transpose_y=True)
+        to_target = paddle.matmul(query, key, transpose_y=True) + self.triangles[query.shape[1]]
+        probabilities = drop(F.softmax(paddle.concat([to_source, to_target], axis=2)))
+        of_source, of_target = probabilities.split([to_source.shape[2], to_target.shape[2]], axis=2)
+        return paddle.matmul(of_source, source[2]) + paddle.matmul(of_target, value)
+
+    def merged(self, context):
+        """[heads, length, head_dim] → [length, hidden]."""
+        return context.transpose([1, 0, 2]).flatten(1)
+
+
+class Padded:
+    """All examples in one product, padded to the longest, under a dense mask."""
+
+    def __init__(self, layout, heads):
+        self.layout = layout
+        self.heads = heads
+        self.places = paddle.to_tensor(layout.places)
+        self.shape = [len(layout.totals), max(layout.totals)]
+        self.bias = (1.0 - paddle.to_tensor(layout.visible()).astype("float32")) * MASKED_SCORE
+
+    def __call__(self, mixed, drop, targets_only=False):
+        head_dim = mixed.shape[1] // (3 * self.heads)
+        rows = paddle.zeros([self.shape[0] * self.shape[1], mixed.shape[1]], mixed.dtype)
+        rows = paddle.scatter(rows, self.places, mixed).reshape([*self.shape, 3, self.heads, head_dim])
+        query, key, value = rows.transpose([2, 0, 3, 1, 4]).unbind()
+        context = attend(query / math.sqrt(head_dim), key, value, drop, self.bias.astype(mixed.dtype))
+        context = paddle.gather(context.transpose([0, 2, 1, 3]).reshape([-1, self.heads * head_dim]), self.places)
+        return only_targets(context, self.layout) if targets_only else context
+
+
+class FlashMask:
+    """Paddle 3's fused kernel for GPUs. Its mask is tested on CPU; the kernel itself has never been run by us."""
+
+    def __init__(self, layout, heads):
+        self.layout = layout
+        self.heads = heads
+        self.bounds = paddle.to_tensor(layout.flashmask_bounds())
+
+    def __call__(self, mixed, drop, targets_only=False):
+        query, key, value = mixed.reshape([1, -1, 3, self.heads, mixed.shape[1] // (3 * self.heads)]).unbind(axis=2)
+        context = F.flashmask_attention(
+            query, key, value, self.bounds, dropout=drop.probability, causal=False, training=drop.probability > 0
+        )
+        context = context.reshape([-1, mixed.shape[1] // 3])
+        return only_targets(context, self.layout) if targets_only else context
+
+
+def attend(query, key, value, drop, bias=None):
+    """Context [..., heads, length, head_dim] of query (scaled), key and value, each [..., heads, length, head_dim].
+
+    bias: added to the scores. drop: applied to the probabilities.
+    """
+    scores = paddle.matmul(query, key, transpose_y=True)
+    return paddle.matmul(drop(F.softmax(scores if bias is None else scores + bias)), value)
+
+
+def only_targets(tokens, layout):
+    """The rows of [tokens, n] at target tokens."""
+    return paddle.gather(tokens, paddle.to_tensor(layout.targets))
+
+
+def causal_bias(length, heads):
+    """[heads, length, length], MASKED_SCORE where the key comes after the query, 0 elsewhere. It is of full shape since
+    adding one that has to be broadcast is many times slower on CPU."""
+    return paddle.triu(paddle.full([length, length], MASKED_SCORE), 1).unsqueeze(0).tile([heads, 1, 1])

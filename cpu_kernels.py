@@ -1,0 +1,113 @@
+"""What is written for CPU alone: operators of training whose gradients paddle 2.6 computes many times slower than their
+forward passes, or that its generator of random numbers holds up. Each equals paddle's own operator.
+
+NumPy works on paddle's memory here, without copies.
+"""
+
+import ctypes
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+
+def as_array(tensor):
+    """The memory of a float32 tensor on CPU as a NumPy array, for as long as the tensor lives."""
+    pointer = ctypes.cast(tensor.data_ptr(), ctypes.POINTER(ctypes.c_float))
+    return np.ctypeslib.as_array(pointer, tuple(tensor.shape))
+
+
+class Dropped(PyLayer):
+    """tensor * kept * scale; kept: bool array of as many numbers."""
+
+    @staticmethod
+    def forward(ctx, tensor, kept, scale):
+        ctx.kept, ctx.scale = kept, scale
+        return scaled_where(tensor, kept, scale)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return scaled_where(gradient, ctx.kept, ctx.scale)
+
+
+def scaled_where(tensor, kept, scale):
+    """tensor * scale where kept, 0 elsewhere."""
+    result = paddle.empty_like(tensor)
+    array = as_array(result).reshape(-1)
+    np.multiply(as_array(tensor).reshape(-1), kept, out=array)
+    np.multiply(array, np.float32(scale), out=array)
+    return result
+
+
+class Linear(PyLayer):
+    """tokens @ weight + bias; tokens [tokens, in], weight [in, out], bias [out]. paddle sums the bias's gradient over
+    columns, which takes longer than both products."""
+
+    @staticmethod
+    def forward(ctx, tokens, weight, bias):
+        ctx.save_for_backward(tokens, weight)
+        ctx.trained = not weight.stop_gradient, not bias.stop_gradient
+        return F.linear(tokens, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        tokens, weight = ctx.saved_tensor()
+        of_weight, of_bias = ctx.trained
+        return (
+            paddle.matmul(gradient, weight, transpose_y=True),
+            paddle.matmul(tokens, gradient, transpose_x=True) if of_weight else None,
+            paddle.matmul(paddle.ones([1, gradient.shape[0]]), gradient).flatten() if of_bias else None,
+        )
+
+
+class LayerNorm(PyLayer):
+    """Layer normalisation (Ba et al. 2016) of [tokens, hidden] with a weight and a bias [hidden]."""
+
+    @staticmethod
+    def forward(ctx, tokens, weight, bias, epsilon):
+        ctx.save_for_backward(tokens, weight)
+        ctx.epsilon = epsilon
+        ctx.trained = not weight.stop_gradient, not bias.stop_gradient
+        return F.layer_norm(tokens, tokens.shape[-1:], weight, bias, epsilon)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        tokens, weight = ctx.saved_tensor()
+        dy, x = as_array(gradient), as_array(tokens)
+        hidden = x.shape[1]
+        normal = x - x.mean(axis=1, keepdims=True)
+        scale = 1.0 / np.sqrt(np.einsum("ij,ij->i", normal, normal)[:, None] / hidden + np.float32(ctx.epsilon))
+        normal *= scale
+        of_weight, of_bias = ctx.trained
+        dweight = paddle.to_tensor((dy * normal).sum(axis=0)) if of_weight else None
+        dbias = paddle.to_tensor(dy.sum(axis=0)) if of_bias else None
+        result = paddle.empty_like(tokens)
+        dx = as_array(result)
+        # d normal = dy * weight, less its mean and less its part along normal.
+        np.multiply(dy, as_array(weight), out=dx)
+        along = np.einsum("ij,ij->i", dx, normal)[:, None] / hidden
+        dx -= dx.mean(axis=1, keepdims=True)
+        normal *= along
+        dx -= normal
+        dx *= scale
+        return result, dweight, dbias
+
+
+def linear(layer, tokens):
+    """layer(tokens), by Linear where that is faster: a plain linear layer in training on CPU, tokens [tokens, in]."""
+    if type(layer) is paddle.nn.Linear and layer.bias is not None and trains_on_cpu(tokens):
+        return Linear.apply(tokens, layer.weight, layer.bias)
+    return layer(tokens)
+
+
+def layer_norm(layer, tokens):
+    """layer(tokens), by LayerNorm where that is faster: in training on CPU, tokens [tokens, hidden]."""
+    if type(layer) is paddle.nn.LayerNorm and trains_on_cpu(tokens):
+        return LayerNorm.apply(tokens, layer.weight, layer.bias, layer._epsilon)
+    return layer(tokens)
+
+
+def trains_on_cpu(tokens):
+    """Whether gradients are wanted of what is computed from [tokens, n] on CPU."""
+    return paddle.in_dynamic_mode() and tokens.ndim == 2 and not tokens.stop_gradient and tokens.place.is_cpu_place()

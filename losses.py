@@ -1,0 +1,62 @@
+"""Cross entropy of hidden states against a tied head, with label smoothing, without ever holding all logits."""
+
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+# Target tokens whose logits are held at a time: 200 MB at a vocabulary of 50048.
+CHUNK = 1024
+
+
+def cross_entropy(hidden, weight, labels, label_smoothing=0.0, chunk=CHUNK):
+    """Sum over tokens of the cross entropy against a target that gives `label_smoothing` to all pieces alike (Szegedy
+    et al. 2016, https://arxiv.org/abs/1512.00567, section 7).
+
+    hidden: [tokens, hidden]; weight: [vocab, hidden]; labels: [tokens] int64.
+    """
+    return HeadLoss.apply(hidden, weight, labels, label_smoothing, chunk)
+
+
+class HeadLoss(PyLayer):
+    """cross_entropy(), which computes gradients beside the loss: the logits of a chunk are needed once."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels, label_smoothing, chunk):
+        total, of_hidden, of_weight = 0.0, [], None
+        for start in range(0, hidden.shape[0], chunk):
+            part, goal = hidden[start : start + chunk], labels[start : start + chunk]
+            logits = paddle.matmul(part, weight, transpose_y=True).astype("float32")
+            loss, of_logits = loss_and_gradient(logits, goal, label_smoothing)
+            total = total + loss
+            if not hidden.stop_gradient:
+                of_hidden.append(paddle.matmul(of_logits, weight).astype(hidden.dtype))
+            if not weight.stop_gradient:
+                product = paddle.matmul(of_logits, part, transpose_x=True).astype(weight.dtype)
+                of_weight = product if of_weight is None else of_weight.add_(product)
+        ctx.of_hidden, ctx.of_weight = paddle.concat(of_hidden) if of_hidden else None, of_weight
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return tuple(
+            None if kept is None else kept * gradient.astype(kept.dtype) for kept in (ctx.of_hidden, ctx.of_weight)
+        )
+
+
+def loss_and_gradient(logits, labels, label_smoothing):
+    """The summed loss of logits [tokens, vocab] float32, and its gradient with respect to them.
+
+    -log p(y) = logsumexp - logit(y), and its mean over all pieces is logsumexp - mean(logits): no second [tokens,
+    vocab] tensor is needed. The gradient is softmax(logits) less the target.
+    """
+    probabilities = F.softmax(logits)
+    labels = labels.unsqueeze(1)
+    # From the largest probability p = exp(z) / sum: paddle.logsumexp takes seven times as long as softmax.
+    largest = paddle.log(probabilities.max(axis=1, keepdim=True))
+    picked = paddle.take_along_axis(logits, labels, axis=1)
+    losses = logits.max(axis=1, keepdim=True) - largest - picked
+    if label_smoothing:
+        losses = losses + label_smoothing * (picked - logits.mean(axis=1, keepdim=True))
+        probabilities = probabilities - label_smoothing / logits.shape[1]
+    rest = paddle.full_like(losses, label_smoothing - 1.0)
+    return losses.sum(), paddle.put_along_axis(probabilities, labels, rest, axis=1, reduce="add")
