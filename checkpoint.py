@@ -37,14 +37,32 @@ def resolve(name_or_path):
     raise ModelError(f"{name_or_path}: no such directory, and no known model name ({names})")
 
 
-def download(name):
+def preview(name_or_path):
+    """(GLMConfig, Tokenizer) of a model, without its weights.
+
+    Of a published model only the tokenizer is downloaded; it is None where that fails.
+    """
+    from paddlenlp.transformers import GLMConfig
+    from paddlenlp.utils.env import MODEL_HOME
+
+    if str(name_or_path) not in PUBLISHED or Path(name_or_path).is_dir():
+        directory = resolve(name_or_path)
+        return load_config(directory), Tokenizer(directory)
+    try:
+        tokenizer = Tokenizer(download(str(name_or_path), weights=False))
+    except ModelError:
+        tokenizer = None
+    return GLMConfig.from_pretrained(str(name_or_path), cache_dir=MODEL_HOME), tokenizer
+
+
+def download(name, weights=True):
     """Fetch the files of a published model into paddlenlp's cache and return their directory. Raises ModelError."""
     from paddlenlp.transformers import GLMChineseTokenizer, GLMConfig, GLMForConditionalGeneration
     from paddlenlp.utils.download import resolve_file_path
     from paddlenlp.utils.env import MODEL_HOME
 
     try:
-        for published in (GLMChineseTokenizer, GLMForConditionalGeneration):
+        for published in (GLMChineseTokenizer, *([GLMForConditionalGeneration] if weights else [])):
             for urls in published.pretrained_resource_files_map.values():
                 resolve_file_path(name, [urls[name]], cache_dir=MODEL_HOME)
     except Exception as error:

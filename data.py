@@ -205,16 +205,31 @@ def encode_all(
 
     Raises DataError at the first that cannot be encoded otherwise, and always if none can.
     """
+    return without_bad(
+        (try_encode(example, tokenizer, src_length, tgt_length) for example in examples), on_bad_data, report
+    )
+
+
+def try_encode(example: Example, tokenizer, src_length: int, tgt_length: int) -> Encoded | DataError:
+    """encode(), with its error as a value."""
+    try:
+        return encode(example, tokenizer, src_length, tgt_length)
+    except DataError as error:
+        return error
+
+
+def without_bad(outcomes: Iterable[Encoded | DataError], on_bad_data: str, report: ReadReport | None) -> list[Encoded]:
+    """The rows among outcomes of try_encode(); errors are treated as encode_all() says."""
     encoded, first_error = [], None
-    for example in examples:
-        try:
-            encoded.append(encode(example, tokenizer, src_length, tgt_length))
-        except DataError as error:
-            if on_bad_data == "error":
-                raise
-            first_error = first_error or error
-            if report is not None:
-                report.skip(error)
+    for outcome in outcomes:
+        if not isinstance(outcome, DataError):
+            encoded.append(outcome)
+            continue
+        if on_bad_data == "error":
+            raise outcome
+        first_error = first_error or outcome
+        if report is not None:
+            report.skip(outcome)
     if first_error and not encoded:
         raise first_error
     return encoded

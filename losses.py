@@ -25,13 +25,13 @@ class HeadLoss(PyLayer):
         total, of_hidden, of_weight = 0.0, [], None
         for start in range(0, hidden.shape[0], chunk):
             part, goal = hidden[start : start + chunk], labels[start : start + chunk]
-            logits = paddle.matmul(part, weight, transpose_y=True).astype("float32")
+            logits = of_dtype(paddle.matmul(part, weight, transpose_y=True), paddle.float32)
             loss, of_logits = loss_and_gradient(logits, goal, label_smoothing)
             total = total + loss
             if not hidden.stop_gradient:
-                of_hidden.append(paddle.matmul(of_logits, weight).astype(hidden.dtype))
+                of_hidden.append(of_dtype(paddle.matmul(of_logits, weight), hidden.dtype))
             if not weight.stop_gradient:
-                product = paddle.matmul(of_logits, part, transpose_x=True).astype(weight.dtype)
+                product = of_dtype(paddle.matmul(of_logits, part, transpose_x=True), weight.dtype)
                 of_weight = product if of_weight is None else of_weight.add_(product)
         ctx.of_hidden, ctx.of_weight = paddle.concat(of_hidden) if of_hidden else None, of_weight
         return total
@@ -39,8 +39,14 @@ class HeadLoss(PyLayer):
     @staticmethod
     def backward(ctx, gradient):
         return tuple(
-            None if kept is None else kept * gradient.astype(kept.dtype) for kept in (ctx.of_hidden, ctx.of_weight)
+            None if kept is None else kept.multiply_(of_dtype(gradient, kept.dtype))
+            for kept in (ctx.of_hidden, ctx.of_weight)
         )
+
+
+def of_dtype(tensor, dtype):
+    """The tensor in a dtype; itself if it has it, where astype() would copy it."""
+    return tensor if tensor.dtype == dtype else tensor.astype(dtype)
 
 
 def loss_and_gradient(logits, labels, label_smoothing):

@@ -99,6 +99,18 @@ class Tokenizer:
                 text_ids.append(piece_id)
         return self.pieces.Decode(text_ids)
 
+    def spelled(self, ids):
+        """Text of ids with the names of special pieces in it, for showing what a model reads."""
+        names = {number: piece for piece, number in self.special_ids.items()}
+        text, pending = "", []
+        for piece_id in [*map(int, ids), None]:
+            if piece_id is not None and piece_id not in names:
+                pending.append(piece_id)
+                continue
+            text += self.pieces.Decode(pending) + names.get(piece_id, "")
+            pending = []
+        return text
+
     def banned_ids(self, vocab_size):
         """Ids that must not be generated, sorted: all that stand for no text, except <|endofpiece|>.
 

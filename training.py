@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import paddle
 from paddlenlp.trainer import set_seed
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
@@ -14,9 +15,12 @@ from paddlenlp.utils.log import logger
 import checkpoint
 import data
 import inference
+import losses
+import memory
 import metrics
 from arguments import UsageError, choice, to_generation_config
 from callbacks import EarlyStopping, MetricsFile
+from encoding import encode_dataset
 from generation_config import check_positions
 from utils import GLMTrainer
 
@@ -57,22 +61,20 @@ def finetune(model_args, data_args, args, splits, template):
     "dev": path or None}. template: name in data.TEMPLATES.
     """
     generation = to_generation_config(data_args, args.seed) if args.do_eval else None
+    if args.dry_run:
+        return dry_run(model_args, data_args, args, splits, template)
     last_checkpoint = prepare_output_dir(args)
     set_seed(args.seed)
     directory = checkpoint.resolve(model_args.model_name_or_path)
     tokenizer = checkpoint.load_tokenizer(directory)
-    train_rows = (
-        load_rows(splits["train"], template, data_args, tokenizer, data_args.max_train_samples)
-        if args.do_train
-        else None
-    )
-    eval_rows = (
-        load_rows(splits["dev"], template, data_args, tokenizer, data_args.max_eval_samples) if args.do_eval else None
-    )
-    warn_of_min_length(data_args, train_rows or eval_rows or [])
+    train_rows, eval_rows = load_splits(data_args, args, splits, template, tokenizer)
     model = checkpoint.load_model(directory)
     check_lengths(model.config, [*(train_rows or []), *(eval_rows or [])], data_args.tgt_length)
-    print_header(model, directory, train_rows, eval_rows, args)
+    logger.info(f"model: {directory}, {paddle.get_device()}, {os.environ.get('OMP_NUM_THREADS')} threads")
+    print_memory(model, args, train_rows)
+    if args.do_eval:
+        for line in metrics.definition().splitlines():
+            logger.info(line)
 
     trainer = GLMTrainer(
         model=model,
@@ -122,11 +124,47 @@ def prepare_output_dir(args):
     return last
 
 
-def load_rows(path, template, data_args, tokenizer, max_samples):
+def dry_run(model_args, data_args, args, splits, template):
+    """Read, check and encode the data, show them and the memory that a run needs; {} as results."""
+    config, tokenizer = checkpoint.preview(model_args.model_name_or_path)
+    train_rows = eval_rows = None
+    if tokenizer is None:
+        logger.warning(f"{model_args.model_name_or_path}: its tokenizer could not be downloaded; no data are read")
+    else:
+        train_rows, eval_rows = load_splits(data_args, args, splits, template, tokenizer)
+        check_lengths(config, [*(train_rows or []), *(eval_rows or [])], data_args.tgt_length)
+    print_memory(checkpoint.empty_model(config), args, train_rows, [(data_args.src_length, data_args.tgt_length)])
+    logger.info("dry run: nothing is trained")
+    return {}
+
+
+def load_splits(data_args, args, splits, template, tokenizer):
+    """(training rows, evaluation rows), None for what is not asked for; with what a run's first lines say of them."""
+
+    def load(split, wanted, count):
+        path = splits[split]
+        return load_rows(path, template, data_args, tokenizer, count, not args.disable_tqdm) if wanted else None
+
+    train_rows = load("train", args.do_train, data_args.max_train_samples)
+    eval_rows = load("dev", args.do_eval, data_args.max_eval_samples)
+    warn_of_min_length(data_args, train_rows or eval_rows or [])
+    for row in (train_rows or eval_rows or [])[:1]:
+        for name, ids in (("source", row.source_ids), ("target", row.target_ids)):
+            logger.info(f"first row, {name} of {len(ids)} tokens decoded back: {tokenizer.spelled(ids)}")
+    return train_rows, eval_rows
+
+
+def load_rows(path, template, data_args, tokenizer, max_samples, progress):
     """Encoded examples of a file, with a report of their lengths."""
     examples, report = data.load_examples(path, template, True, data_args.on_bad_data, max_samples)
-    rows = data.encode_all(
-        examples, tokenizer, data_args.src_length, data_args.tgt_length, data_args.on_bad_data, report
+    rows = encode_dataset(
+        examples,
+        tokenizer,
+        data_args.src_length,
+        data_args.tgt_length,
+        data_args.on_bad_data,
+        report,
+        progress=progress,
     )
     logger.info(report.summary())
     statistics = data.length_statistics(rows)
@@ -151,19 +189,27 @@ def check_lengths(config, rows, tgt_length):
     check_positions(config.max_sequence_length + 1, longest, tgt_length)
 
 
-def print_header(model, directory, train_rows, eval_rows, args):
-    """Say what is about to run."""
-    count = sum(int(parameter.size) for parameter in model.parameters())
-    logger.info(
-        f"model: {directory}, {count:,} parameters, {paddle.get_device()}, {os.environ.get('OMP_NUM_THREADS')} threads"
+def print_memory(model, args, train_rows, assumed=None):
+    """Say how large a model is, and what training it takes.
+
+    model: may have no weights yet. train_rows: data.Encoded; without them, rows of the lengths `assumed`, if any.
+    """
+    sizes = [int(np.prod(parameter.shape)) for parameter in model.parameters()]
+    trained = sum(int(np.prod(parameter.shape)) for parameter in model.parameters() if not parameter.stop_gradient)
+    logger.info(f"parameters: {sum(sizes):,}, of which trained: {trained:,}")
+    lengths = [(len(row.source_ids), len(row.target_ids)) for row in train_rows or []]
+    if not lengths and assumed is None:
+        return
+    batch = args.per_device_train_batch_size
+    rows = memory.largest_micro_batch(
+        lengths or assumed * batch, batch, max(map(sum, lengths), default=0) if args.packing else None
     )
-    logger.info(f"data: {len(train_rows or [])} training rows, {len(eval_rows or [])} evaluation rows")
-    if train_rows:
-        row = train_rows[0]
-        logger.info(f"first row: {row.example.source} → {row.example.target}")
-    if args.do_eval:
-        for line in metrics.definition().splitlines():
-            logger.info(line)
+    half = args.fp16_opt_level == "O2" and (args.fp16 or args.bf16)
+    parts = memory.training_memory(
+        model.config, sum(sizes), trained, rows, half=half, recompute=args.recompute, chunk=losses.CHUNK
+    )
+    figures = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
+    logger.info(f"estimated memory of training on each device, GiB: {figures}")
 
 
 def train(trainer, last_checkpoint):

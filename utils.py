@@ -23,7 +23,7 @@ from strides import without_views
 class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
     """Clipping by the global norm (Pascanu et al. 2013) that remembers the norm before clipping, for the log.
 
-    It reads gradients once, and writes them only where they have to shrink.
+    It reads gradients once, and writes them, in place, only where they have to shrink.
     """
 
     last_norm = None
@@ -37,8 +37,10 @@ class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
         if self.last_norm.place.is_cpu_place() and float(self.last_norm) <= self.clip_norm:
             return params_grads
         factor = self.clip_norm / paddle.clip(self.last_norm, min=self.clip_norm)
+        # In place: a second set of gradients would take as much memory as the weights.
         return [
-            (parameter, grad if grad is None else grad * factor.astype(grad.dtype)) for parameter, grad in params_grads
+            (parameter, grad if grad is None else grad.multiply_(factor.astype(grad.dtype)))
+            for parameter, grad in params_grads
         ]
 
 

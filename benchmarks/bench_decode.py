@@ -49,8 +49,8 @@ def random_prompts(source):
     return {"input_ids": ids, "source_mask": mask, "mask_index": np.full([BATCH], source - 2)}
 
 
-def prepare(directory, shape=SMALL):
-    """Write a model of a shape with random weights, and the programs exported from it."""
+def save_model(directory, shape):
+    """Write a model of a shape with random weights."""
     from paddlenlp.transformers import GLMConfig
 
     config = GLMConfig(**shape, max_sequence_length=1024, output_predict=True)
@@ -60,7 +60,11 @@ def prepare(directory, shape=SMALL):
         centre = float("layernorm.weight" in name)
         weights[name] = centre + np.float32(0.02) * rng.standard_normal(parameter.shape, dtype="float32")
     save_file(weights, Path(directory) / checkpoint.SAFETENSORS)
-    del weights
+
+
+def prepare(directory, shape=SMALL):
+    """Write a model of a shape, and the programs exported from it."""
+    save_model(directory, shape)
     for beams in (1, BEAMS):
         program.write(checkpoint.load_model(directory), SPECIAL, decoding(beams, NEW), directory, f"beams{beams}")
 

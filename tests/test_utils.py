@@ -32,8 +32,10 @@ def test_the_clip_scales_to_the_global_norm_and_remembers_it():
     gradients = [np.array([3.0, 0.0], "float32"), np.array([[4.0]], "float32")]  # norm 5
     parameters = [paddle.create_parameter(list(gradient.shape), "float32") for gradient in gradients]
     clip = GlobalNormClip(1.0)
-    clipped = clip([(p, paddle.to_tensor(g)) for p, g in zip(parameters, gradients, strict=True)])
+    given = [(p, paddle.to_tensor(g)) for p, g in zip(parameters, gradients, strict=True)]
+    clipped = clip(given)
     assert float(clip.last_norm) == pytest.approx(5.0)
+    assert all(one is other for (_, one), (_, other) in zip(given, clipped, strict=True)), "no second set of gradients"
     for (_, gradient), original in zip(clipped, gradients, strict=True):
         np.testing.assert_allclose(gradient.numpy(), original / 5.0, rtol=1e-5)
 

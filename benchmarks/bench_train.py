@@ -1,0 +1,225 @@
+"""A training step: stock paddlenlp on padded rows against ours on rows without padding.
+
+    python benchmarks/bench_train.py --json
+
+A model of 6 layers, hidden size 512, 8 heads, vocabulary 50048, dropout 0.1 and random weights takes steps of 8
+examples (forward, backward, clipping, AdamW) whose lengths are drawn as DuReaderQG's are: sources around a median of
+158 tokens with a 95th percentile of 450, targets around a median of 6 with at most 17. Stock paddlenlp gets each row
+padded to 768 tokens, or to the longest of the batch. All sides have the same weights, data, threads and environment,
+each in a process of its own, and take turns; so does a product of two matrices, whose speed bounds a step.
+
+matmul_peak_share counts the products that real tokens need in all layers and target tokens in the head, three times
+(forward, and backward twice as much), over the time of the step and the speed of the product.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+import ctypes
+import tempfile
+from contextlib import ExitStack
+
+import numpy as np
+from bench_decode import SMALL, save_model
+from measuring import Worker, alternated, machine, parser, report, seconds, serve
+
+import checkpoint
+import data
+
+EXAMPLES, FIXED, DROPOUT, BATCHES = 8, 768, 0.1, 2
+MATRIX = 2048
+# Steps before the first that is timed, of which one more is not counted: until memory has been asked for once.
+WARM_UP = {"stock": 0, "stock_dynamic": 1, "ours": 8, "product": 8}
+CLS, MASK, EOS, SOP = 50002, 50009, 50000, 50006
+
+
+def lengths(number):
+    """(source, target) tokens of the examples of batch `number`: lognormal sources, targets of 3 to 17."""
+    rng = np.random.default_rng(number)
+    source = np.exp(rng.normal(np.log(158), np.log(450 / 158) / 1.645, EXAMPLES))
+    target = 1 + rng.binomial(16, 0.32, EXAMPLES)
+    return list(zip(np.clip(source, 16, 608).astype(int), np.clip(target, 3, 17).astype(int), strict=True))
+
+
+def row(seed, source, target):
+    """A data.Encoded of random pieces."""
+    rng = np.random.default_rng(100 + seed)
+    source_ids = np.array([CLS, *rng.integers(0, 50000, source - 3), MASK, EOS])
+    return data.Encoded(data.Example("", "", ""), source_ids, rng.integers(0, 50000, target), source, target)
+
+
+def rows(number):
+    """The examples of batch `number`."""
+    return [row(number, *pair) for pair in lengths(number)]
+
+
+def gigaflop(number):
+    """What the products of a step need for the real tokens of batch `number`; see the top of this file."""
+    hidden, layers = SMALL["hidden_size"], SMALL["num_layers"]
+    totals = [sum(pair) for pair in lengths(number)]
+    linear = 2 * 12 * layers * hidden**2 * sum(totals)
+    attention = 4 * layers * hidden * sum(total**2 for total in totals)
+    head = 2 * hidden * SMALL["vocab_size"] * sum(target for _, target in lengths(number))
+    return 3 * (linear + attention + head) / 1e9
+
+
+def optimizer_of(model, clip):
+    """AdamW over all parameters."""
+    import paddle
+
+    return paddle.optimizer.AdamW(1e-5, parameters=model.parameters(), weight_decay=0.01, grad_clip=clip)
+
+
+def config_with_dropout(directory):
+    """The GLMConfig of the benchmark's model."""
+    config = checkpoint.load_config(directory)
+    for name in ("embedding", "attention", "output"):
+        setattr(config, f"{name}_dropout_prob", DROPOUT)
+    return config
+
+
+def stock_side(directory, length):
+    """A step by paddlenlp's model on rows of `length` tokens, 0 for the longest row's."""
+    import paddle
+    from paddlenlp.transformers import GLMForConditionalGeneration
+
+    model = GLMForConditionalGeneration(config_with_dropout(directory))
+    checkpoint.load_weights(model, directory)
+    model.train()
+    optimizer = optimizer_of(model, paddle.nn.ClipGradByGlobalNorm(1.0))
+
+    def padded(array, width, value):
+        widths = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
+        return np.pad(array, widths, constant_values=value)
+
+    def step(examples, number):
+        arrays = data.collate_padded(examples, EOS, SOP)
+        width = length or arrays["input_ids"].shape[1]
+        mask = data.attention_mask(arrays["source_length"], width).astype("int64")
+        labels = padded(arrays["labels"], width, data.IGNORED_LABEL)
+        loss = model(
+            paddle.to_tensor(padded(arrays["input_ids"], width, EOS)),
+            paddle.to_tensor(padded(arrays["position_ids"], width, 0)),
+            paddle.to_tensor(mask),
+            labels=paddle.to_tensor(np.maximum(labels, 0)),
+            loss_mask=paddle.to_tensor((labels >= 0).astype("float32")),
+        )[0]
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+
+    return step
+
+
+def our_side(directory, recompute=False):
+    """A step by our model. Steps take data.Encoded rows and a number for the draws."""
+    import paddle
+
+    from dropout import Noise
+    from modeling import GLMForConditionalGeneration
+    from strides import without_views
+    from utils import GlobalNormClip
+
+    model = GLMForConditionalGeneration(config_with_dropout(directory))
+    checkpoint.load_weights(model, directory)
+    model.train()
+    optimizer = optimizer_of(model, GlobalNormClip(1.0))
+
+    model.glm.transformer.enable_recompute = recompute
+
+    def step(examples, number):
+        tensors = {name: paddle.to_tensor(array) for name, array in data.collate(examples, SOP).items()}
+        with without_views():
+            model(**tensors, divisor=float(len(tensors["labels"])), noise=Noise(1, number)).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+
+    return step
+
+
+def product_side(directory):
+    """A product of two square matrices."""
+    import paddle
+
+    matrix = paddle.ones([MATRIX, MATRIX])
+    return lambda examples, number: paddle.matmul(matrix, matrix)
+
+
+SIDES = {
+    "stock": lambda directory: stock_side(directory, FIXED),
+    "stock_dynamic": lambda directory: stock_side(directory, 0),
+    "ours": our_side,
+    "product": product_side,
+}
+
+
+def work(side, directory):
+    """Serve requests {number} of a side."""
+    if side == "prepare":
+        return serve(lambda: save_model(directory, SMALL) or {})
+    step = SIDES[side](directory)
+    for number in range(WARM_UP[side]):
+        step(rows(number % BATCHES), number)
+
+    def answer(number):
+        examples = rows(number)
+        taken = seconds(lambda: step(examples, number))
+        if side != "ours":
+            release_freed_memory()
+        return {"seconds": taken}
+
+    return serve(answer)
+
+
+def release_freed_memory():
+    """Give freed memory back to the system. Kept, as runtime wants it, stock's would fill 24 GB within some steps."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def peak_memory(side, directory, steps):
+    """Peak memory in MiB of a process that takes a number of steps."""
+    with Worker(__file__, side, "--directory", directory) as worker:
+        return max(worker.ask(number=number % BATCHES)["peak_mib"] for number in range(steps))
+
+
+def summary(times):
+    """The figures of the report from median seconds by (side, batch)."""
+    total = {side: sum(times[side, number] for number in range(BATCHES)) for side, _ in times}
+    tokens = sum(sum(map(sum, lengths(number))) for number in range(BATCHES))
+    peak = max(2 * MATRIX**3 / times["product", number] / 1e9 for number in range(BATCHES))
+    results = {"real_tokens_a_step": round(tokens / BATCHES), "matmul_gigaflops": round(peak)}
+    for side in ("stock", "stock_dynamic", "ours"):
+        results[f"{side}_seconds_a_step"] = round(total[side] / BATCHES, 3)
+        results[f"{side}_examples_per_second"] = round(EXAMPLES * BATCHES / total[side], 2)
+        results[f"{side}_real_tokens_per_second"] = round(tokens / total[side], 1)
+    results["examples_vs_stock"] = round(total["stock"] / total["ours"], 2)
+    results["examples_vs_stock_dynamic"] = round(total["stock_dynamic"] / total["ours"], 2)
+    needed = sum(gigaflop(number) for number in range(BATCHES))
+    results["matmul_peak_share"] = round(needed / total["ours"] / peak, 3)
+    return results
+
+
+def main():
+    """Compare the sides and report."""
+    arguments = parser(__doc__).parse_args()
+    if arguments.worker:
+        return work(arguments.worker, arguments.directory)
+    print(machine())
+    with tempfile.TemporaryDirectory() as directory:
+        with Worker(__file__, "prepare", "--directory", directory) as worker:
+            worker.ask()
+        requests = {side: {number: {"number": number} for number in range(BATCHES)} for side in SIDES}
+        with ExitStack() as running:
+            workers = {side: running.enter_context(Worker(__file__, side, "--directory", directory)) for side in SIDES}
+            results = summary(alternated(workers, requests, arguments.repeats))
+        for side in ("stock", "stock_dynamic", "ours"):
+            results[f"{side}_peak_mib"] = round(peak_memory(side, directory, 8 * BATCHES if side == "ours" else 1))
+    results["peak_memory_vs_stock"] = round(results["ours_peak_mib"] / results["stock_peak_mib"], 3)
+    return report(results, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

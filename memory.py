@@ -1,0 +1,50 @@
+"""How much memory a training run needs at its peak: an estimate from the model's shape and its longest rows.
+
+It counts what a run holds for certain and what the backward pass needs. Imports no paddle.
+"""
+
+GIB = 2**30
+# Numbers that a layer keeps for the backward pass, in hidden sizes a token: its input, both normalised inputs, query,
+# key, value, context, the sum in the middle, both sides of GELU (four each), the bits of two dropouts.
+KEPT_A_TOKEN = 16.5
+# Copies of the logits that the loss holds at once: logits, probabilities, their gradient.
+LOGITS = 3
+# Bytes of the process before any model is there: libraries.
+PROCESS = 0.3 * GIB
+
+
+def training_memory(config, parameters, trained, rows, *, half=False, recompute=False, chunk=1024):
+    """Estimated GiB by purpose, with "total" last.
+
+    config: GLMConfig, or anything with its fields. parameters, trained: how many numbers the model has, and how many of
+    them are trained. rows: (source, target) tokens of the rows of the largest micro-batch. half: whether weights and
+    activations are float16 or bfloat16, with float32 master weights for the optimizer. recompute: whether layers are
+    computed anew in the backward pass. chunk: target tokens whose logits are held at a time.
+    """
+    width = 2 if half else 4
+    tokens, targets = sum(map(sum, rows)), sum(target for _, target in rows)
+    # Softmax and what dropout leaves of it, and a byte for its bits.
+    scores = sum((source + target) ** 2 for source, target in rows) * config.num_attention_heads * (2 * width + 1)
+    layer = KEPT_A_TOKEN * tokens * config.hidden_size * width + scores
+    inputs = tokens * config.hidden_size * width * config.num_layers
+    logits = LOGITS * min(targets, chunk) * config.vocab_size * 4
+    parts = {
+        "weights": parameters * width,
+        "gradients": trained * width + (config.vocab_size * config.hidden_size * width if trained else 0),
+        "optimizer": trained * (12 if half else 8),
+        "process": PROCESS,
+        "activations": (inputs + layer if recompute else config.num_layers * layer) + logits,
+    }
+    parts = {name: size / GIB for name, size in parts.items()}
+    return {**parts, "total": sum(parts.values())}
+
+
+def largest_micro_batch(lengths, batch_size, capacity=None):
+    """(source, target) tokens of the rows that could make the largest micro-batch: the longest.
+
+    lengths: (source, target) of all rows. capacity: tokens of a packed row, which may be full.
+    """
+    longest = sorted(lengths, key=sum, reverse=True)[:batch_size]
+    if capacity is None:
+        return longest
+    return [(capacity - target, target) for _, target in longest]
