@@ -133,7 +133,12 @@ def dry_run(model_args, data_args, args, splits, template):
     else:
         train_rows, eval_rows = load_splits(data_args, args, splits, template, tokenizer)
         check_lengths(config, [*(train_rows or []), *(eval_rows or [])], data_args.tgt_length)
-    print_memory(checkpoint.empty_model(config), args, train_rows, [(data_args.src_length, data_args.tgt_length)])
+    print_memory(
+        checkpoint.empty_model(config),
+        args,
+        train_rows,
+        [(data_args.src_length, data_args.tgt_length)] * args.per_device_train_batch_size,
+    )
     logger.info("dry run: nothing is trained")
     return {}
 
@@ -197,13 +202,11 @@ def print_memory(model, args, train_rows, assumed=None):
     sizes = [int(np.prod(parameter.shape)) for parameter in model.parameters()]
     trained = sum(int(np.prod(parameter.shape)) for parameter in model.parameters() if not parameter.stop_gradient)
     logger.info(f"parameters: {sum(sizes):,}, of which trained: {trained:,}")
-    lengths = [(len(row.source_ids), len(row.target_ids)) for row in train_rows or []]
-    if not lengths and assumed is None:
+    lengths = [(len(row.source_ids), len(row.target_ids)) for row in train_rows or []] or assumed
+    if not lengths:
         return
-    batch = args.per_device_train_batch_size
-    rows = memory.largest_micro_batch(
-        lengths or assumed * batch, batch, max(map(sum, lengths), default=0) if args.packing else None
-    )
+    capacity = max(map(sum, lengths)) if args.packing else None
+    rows = memory.largest_micro_batch(lengths, args.per_device_train_batch_size, capacity)
     half = args.fp16_opt_level == "O2" and (args.fp16 or args.bf16)
     parts = memory.training_memory(
         model.config, sum(sizes), trained, rows, half=half, recompute=args.recompute, chunk=losses.CHUNK
