@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from test_scripts import SMALL, weights_of
+from test_scripts import ROOT, SMALL, weights_of
 
 import builtin_model
 import finetune_generation
@@ -72,3 +74,53 @@ def test_packing_equals_single_examples_in_steps_of_all_data(tmp_path):
     plain = run(tmp_path / "plain", *flags)
     start = weights_of(builtin_model.build())
     assert distance(plain, run(tmp_path / "packed", *flags, "--packing")) < 1e-3 * distance(plain, start)
+
+
+def test_two_ranks_with_two_micro_batches_equal_one_batch(tmp_path):
+    """The last step of an epoch has 4 of 8 examples, one for each micro-batch of each rank."""
+    flags = ["--max_train_samples", "44"]
+    whole = run(tmp_path / "whole", *flags, "--per_device_train_batch_size", "8")
+    divided = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
+    launch += ["--log_dir", str(tmp_path / "log"), str(ROOT / "finetune_generation.py")]
+    done = subprocess.run(
+        [sys.executable, *launch, *RUN, *flags, *divided, "--output_dir", str(tmp_path / "ranks")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    start = weights_of(builtin_model.build())
+    assert distance(whole, weights_of(tmp_path / "ranks")) < 1e-3 * distance(whole, start)
+
+
+def test_training_stops_when_nothing_gets_better_and_the_best_checkpoint_outlives_the_limit(tmp_path):
+    """The loss on the evaluation rows has its minimum early: the rate is far too high."""
+    flags = ["--do_eval", "--eval_steps", "1", "--save_steps", "1", "--save_total_limit", "1", "--max_steps", "40"]
+    flags += ["--prediction_loss_only", "True", "--load_best_model_at_end", "--early_stopping_patience", "3"]
+    flags += ["--per_device_train_batch_size", "8", "--learning_rate", "0.5"]
+    best = run(tmp_path, *flags)
+    state = json.loads((tmp_path / "trainer_state.json").read_text(encoding="utf8"))
+    losses = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+    best_step = int(np.argmin(losses)) + 1
+    assert state["best_model_checkpoint"].endswith(f"checkpoint-{best_step}")
+    assert state["global_step"] == best_step + 3
+    kept = weights_of(tmp_path / f"checkpoint-{best_step}")
+    assert all(np.array_equal(best[name], kept[name]) for name in best)
+
+
+def test_a_dry_run_says_what_it_read_and_writes_nothing(tmp_path, capfd):
+    finetune_generation.main([*RUN, "--do_eval", "--dry_run", "--output_dir", str(tmp_path / "out")])
+    said = capfd.readouterr().out
+    for text in (
+        "source_median",
+        "target_p95",
+        "source_cut 0",
+        "[gMASK]<|endoftext|>",
+        "<|endofpiece|>",
+        "parameters: ",
+    ):
+        assert text in said, text
+    assert "estimated memory" in said
+    assert not (tmp_path / "out").exists()
