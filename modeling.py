@@ -111,7 +111,7 @@ class GLMForConditionalGeneration(StockGLM):
         paddlenlp also divides by config.attention_scale and multiplies it back after subtracting a maximum. The softmax
         does not see that, so it is left out here.
         """
-        mixed = layer.attention.query_key_value(layer.input_layernorm(hidden))
+        mixed = linear(layer.attention.query_key_value, layer_norm(layer.input_layernorm, hidden))
         heads = self.config.num_attention_heads
         query, key, value = split_heads(mixed, heads, self.config.hidden_size // heads)
         return query / math.sqrt(self.config.hidden_size // heads), key, value
