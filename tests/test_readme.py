@@ -107,7 +107,8 @@ def test_commands_are_accepted_by_their_scripts(readme, monkeypatch):
     for command in commands(text_of(readme)):
         if command[0] != "python":
             continue
-        script, *words = command[1:]
+        launched = next(number for number, word in enumerate(command) if word.endswith(".py"))
+        script, *words = command[launched:]
         assert (ROOT / script).is_file(), script
         shown.add(script)
         if script in SCRIPTS:
