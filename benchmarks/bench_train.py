@@ -119,12 +119,13 @@ def our_side(directory, recompute=False):
     import paddle
 
     from dropout import Noise
-    from modeling import GLMForConditionalGeneration
     from strides import without_views
     from utils import GlobalNormClip
 
-    model = GLMForConditionalGeneration(config_with_dropout(directory))
-    checkpoint.load_weights(model, directory)
+    model = checkpoint.load_model(directory)
+    for layer in model.sublayers():
+        if isinstance(layer, paddle.nn.Dropout):
+            layer.p = DROPOUT
     model.train()
     optimizer = optimizer_of(model, GlobalNormClip(1.0))
 
