@@ -68,7 +68,7 @@ class Padded:
         self.heads = heads
         self.places = paddle.to_tensor(layout.places)
         self.shape = [len(layout.totals), max(layout.totals)]
-        self.bias = (1.0 - paddle.to_tensor(layout.visible()).astype("float32")) * MASKED_SCORE
+        self.bias = bias_of_visible(paddle.to_tensor(layout.visible()).astype("float32"))
 
     def __call__(self, mixed, drop, targets_only=False):
         head_dim = mixed.shape[1] // (3 * self.heads)
@@ -104,6 +104,11 @@ def attend(query, key, value, drop, bias=None):
     """
     scores = paddle.matmul(query, key, transpose_y=True)
     return paddle.matmul(drop(F.softmax(scores if bias is None else scores + bias)), value)
+
+
+def bias_of_visible(visible):
+    """What is added to scores: 0 where visible (float32) is 1, MASKED_SCORE where it is 0."""
+    return (1.0 - visible) * MASKED_SCORE
 
 
 def only_targets(tokens, layout):

@@ -40,14 +40,20 @@ CONFIG = {
 }
 
 
+def cache_directory(cache_dir=None):
+    """Where what is made once is kept: cache_dir; by default the environment's GLM_CACHE_DIR, or .cache beside this
+    file."""
+    return Path(cache_dir or os.environ.get("GLM_CACHE_DIR") or ROOT / ".cache")
+
+
 def build(cache_dir=None):
     """Directory of glm-tiny-chinese, built if it is not there yet.
 
-    cache_dir: where to keep it; default the environment's GLM_CACHE_DIR, or .cache beside this file.
+    cache_dir: see cache_directory().
     """
     corpus = demo_texts()
     recipe = json.dumps([corpus, Path(__file__).read_text(encoding="utf8")], ensure_ascii=False).encode("utf8")
-    cache = Path(cache_dir or os.environ.get("GLM_CACHE_DIR") or ROOT / ".cache")
+    cache = cache_directory(cache_dir)
     target = cache / f"{NAME}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     if target.is_dir():
         return target

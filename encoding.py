@@ -17,6 +17,7 @@ import numpy as np
 
 import data
 import truncation
+from builtin_model import cache_directory
 from tokenization import ADDED_TOKENS_FILE, MODEL_FILE, Tokenizer
 from validation import DataError
 
@@ -29,10 +30,9 @@ def encode_dataset(
 ):
     """What data.encode_all() gives for a list of examples and a tokenization.Tokenizer.
 
-    cache_dir: where token ids are kept; default the environment's GLM_CACHE_DIR, or .cache beside this file.
+    cache_dir: where token ids are kept, see builtin_model.cache_directory().
     """
-    cache = Path(cache_dir or os.environ.get("GLM_CACHE_DIR") or Path(__file__).resolve().parent / ".cache")
-    path = cache / "encoded" / f"{fingerprint(examples, tokenizer, src_length, tgt_length)}.npz"
+    path = cache_directory(cache_dir) / "encoded" / f"{fingerprint(examples, tokenizer, src_length, tgt_length)}.npz"
     if path.is_file():
         return read(path, examples)
     outcomes = encode_in_parts(examples, tokenizer, src_length, tgt_length, progress)

@@ -14,20 +14,23 @@ def cross_entropy(hidden, weight, labels, label_smoothing=0.0, chunk=CHUNK):
 
     hidden: [tokens, hidden]; weight: [vocab, hidden]; labels: [tokens] int64.
     """
-    return HeadLoss.apply(hidden, weight, labels, label_smoothing, chunk)
+    return HeadLoss.apply(hidden, weight, labels, label_smoothing, chunk, paddle.is_grad_enabled())
 
 
 class HeadLoss(PyLayer):
-    """cross_entropy(), which computes gradients beside the loss: the logits of a chunk are needed once."""
+    """cross_entropy(). It computes gradients beside the loss, where they are wanted: a chunk's logits are needed once."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, label_smoothing, chunk):
+    def forward(ctx, hidden, weight, labels, label_smoothing, chunk, wanted):
         total, of_hidden, of_weight = 0.0, [], None
         for start in range(0, hidden.shape[0], chunk):
             part, goal = hidden[start : start + chunk], labels[start : start + chunk]
             logits = of_dtype(paddle.matmul(part, weight, transpose_y=True), paddle.float32)
-            loss, of_logits = loss_and_gradient(logits, goal, label_smoothing)
-            total = total + loss
+            probabilities, goal = F.softmax(logits), goal.unsqueeze(1)
+            total = total + summed_loss(logits, probabilities, goal, label_smoothing)
+            if not wanted:
+                continue
+            of_logits = gradient_of_loss(probabilities, goal, label_smoothing)
             if not hidden.stop_gradient:
                 of_hidden.append(of_dtype(paddle.matmul(of_logits, weight), hidden.dtype))
             if not weight.stop_gradient:
@@ -49,20 +52,24 @@ def of_dtype(tensor, dtype):
     return tensor if tensor.dtype == dtype else tensor.astype(dtype)
 
 
-def loss_and_gradient(logits, labels, label_smoothing):
-    """The summed loss of logits [tokens, vocab] float32, and its gradient with respect to them.
+def summed_loss(logits, probabilities, labels, label_smoothing):
+    """The loss summed over tokens; logits and their softmax [tokens, vocab] float32, labels [tokens, 1].
 
     -log p(y) = logsumexp - logit(y), and its mean over all pieces is logsumexp - mean(logits): no second [tokens,
-    vocab] tensor is needed. The gradient is softmax(logits) less the target.
+    vocab] tensor is needed.
     """
-    probabilities = F.softmax(logits)
-    labels = labels.unsqueeze(1)
     # From the largest probability p = exp(z) / sum: paddle.logsumexp takes seven times as long as softmax.
     largest = paddle.log(probabilities.max(axis=1, keepdim=True))
     picked = paddle.take_along_axis(logits, labels, axis=1)
     losses = logits.max(axis=1, keepdim=True) - largest - picked
     if label_smoothing:
         losses = losses + label_smoothing * (picked - logits.mean(axis=1, keepdim=True))
-        probabilities = probabilities - label_smoothing / logits.shape[1]
-    rest = paddle.full_like(losses, label_smoothing - 1.0)
-    return losses.sum(), paddle.put_along_axis(probabilities, labels, rest, axis=1, reduce="add")
+    return losses.sum()
+
+
+def gradient_of_loss(probabilities, labels, label_smoothing):
+    """The gradient of summed_loss() with respect to the logits: their softmax less the target."""
+    if label_smoothing:
+        probabilities = probabilities - label_smoothing / probabilities.shape[1]
+    rest = paddle.full(labels.shape, label_smoothing - 1.0, dtype=probabilities.dtype)
+    return paddle.put_along_axis(probabilities, labels, rest, axis=1, reduce="add")

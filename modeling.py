@@ -16,7 +16,7 @@ import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import GLMForConditionalGeneration as StockGLM
 
-from attention import MASKED_SCORE, attend, best_attention, only_targets
+from attention import attend, best_attention, bias_of_visible, only_targets
 from cpu_kernels import layer_norm, linear
 from dropout import dropout_at, unchanged
 from layout import Layout
@@ -60,7 +60,7 @@ class GLMForConditionalGeneration(StockGLM):
 
         input_ids: [tokens] int64, laid out as layout.Layout says; position_ids: [2, tokens]; labels: [targets] int64;
         lengths: [examples, 2] int64, of sources and targets. divisor: the target tokens of the optimizer step.
-        noise: dropout.Noise; None drops nothing. With config's hidden_dropout_prob and others as probabilities.
+        noise: dropout.Noise; None drops nothing. The probabilities are those of the model's dropout layers.
         """
         stack, layout = self.glm.transformer, Layout.of(lengths)
         attention = best_attention(layout, self.config.num_attention_heads)
@@ -230,11 +230,6 @@ def attend_to_both(query, settled, recent, bias, first):
     of_settled, of_recent = probabilities.split([first, -1], axis=3)
     context = paddle.matmul(of_settled, settled[1]) + paddle.matmul(of_recent, recent[1])
     return merge_heads(context, query.shape[2])
-
-
-def bias_of_visible(visible):
-    """What is added to scores: 0 where visible (float32) is 1, MASKED_SCORE where it is 0."""
-    return (1.0 - visible) * MASKED_SCORE
 
 
 def attention_bias(attention_mask, length):

@@ -72,10 +72,6 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError(f"training arguments: {error}") from None
         if self.early_stopping_patience and self.evaluation_strategy == IntervalStrategy.NO:
             raise UsageError("--early_stopping_patience needs evaluations: give --do_eval or --eval_steps")
-        # paddlenlp sets it with load_best_model_at_end alone; stopping early looks at it too.
-        self.metric_for_best_model = self.metric_for_best_model or "loss"
-        if self.greater_is_better is None:
-            self.greater_is_better = self.metric_for_best_model.removeprefix("eval_") not in LOSSES
 
     def refuse_what_is_not_here(self):
         """Raise UsageError for flags of paddlenlp's that other scripts stand for, or that nothing here acts on."""
@@ -90,13 +86,18 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError("--sharding: this version keeps the whole optimizer in every process; leave it out")
 
     def check_best_metric(self):
-        """Raise UsageError unless metric_for_best_model is what evaluation gives; less perplexity is better."""
-        best = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        """Complete what the best model is judged by: the loss by default; of LOSSES, less is better.
+
+        Raises UsageError unless it is what evaluation gives.
+        """
+        # paddlenlp does so with load_best_model_at_end alone; stopping early and deleting checkpoints look at it too.
+        self.metric_for_best_model = self.metric_for_best_model or "loss"
+        best = self.metric_for_best_model.removeprefix("eval_")
         known = LOSSES if self.prediction_loss_only else (*LOSSES, *SCORES)
         if best not in known:
             raise UsageError(f"--metric_for_best_model is {best}; it must be one of {', '.join(known)}")
-        if best == "perplexity" and self.greater_is_better is None:
-            self.greater_is_better = False
+        if self.greater_is_better is None:
+            self.greater_is_better = best not in LOSSES
 
     def use_float32_on_cpu(self):
         """Turn half precision off where it cannot run, and say so once."""

@@ -18,11 +18,10 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 import argparse
 import importlib.util
 import statistics
-import tempfile
 from contextlib import ExitStack
 
 import numpy as np
-from measuring import Worker, alternated, array_copier, machine, parser, report, seconds, serve
+from measuring import Worker, alternated, array_copier, machine, parser, prepared_directory, report, seconds, serve
 from safetensors.numpy import save_file
 
 import checkpoint
@@ -227,9 +226,7 @@ def main():
     if arguments.worker:
         return work(arguments.worker, arguments.directory, [arguments.beams] if arguments.beams else [1, BEAMS])
     print(machine())
-    with tempfile.TemporaryDirectory() as directory:
-        with Worker(__file__, "prepare", "--directory", directory) as worker:
-            worker.ask()
+    with prepared_directory(__file__) as directory:
         requests = cases(arguments.stock_tokens)
         with ExitStack() as running:
             workers = {

@@ -13,10 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import statistics
-import tempfile
 
 from bench_decode import BATCH, BEAMS, LARGE, SIDES, available, prepare
-from measuring import Worker, machine, parser, report, seconds, serve
+from measuring import Worker, machine, parser, prepared_directory, report, seconds, serve
 
 SOURCE, NEW = 257, 64
 
@@ -55,9 +54,7 @@ def main():
         return work(arguments.worker, arguments.directory)
     print(machine())
     results = {}
-    with tempfile.TemporaryDirectory() as directory:
-        with Worker(__file__, "prepare", "--directory", directory) as worker:
-            worker.ask()
+    with prepared_directory(__file__) as directory:
         results["weights_mib"] = round(Path(directory, "model.safetensors").stat().st_size / 2**20)
         for beams in (1, BEAMS):
             for side in available("eager", "exported", "fastdeploy"):

@@ -14,11 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import statistics
-import tempfile
 
 from bench_decode import LARGE, save_model
 from bench_train import lengths, our_side, row
-from measuring import Worker, machine, parser, report, seconds, serve
+from measuring import Worker, machine, parser, prepared_directory, report, seconds, serve
 
 import checkpoint
 import memory
@@ -47,9 +46,7 @@ def main():
         return work(arguments.worker, arguments.directory)
     print(machine())
     results = {}
-    with tempfile.TemporaryDirectory() as directory:
-        with Worker(__file__, "prepare", "--directory", directory) as worker:
-            worker.ask()
+    with prepared_directory(__file__) as directory:
         config = checkpoint.load_config(directory)
         parameters = Path(directory, checkpoint.SAFETENSORS).stat().st_size // 4
         for batch in BATCHES:

@@ -19,12 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import ctypes
-import tempfile
 from contextlib import ExitStack
 
 import numpy as np
 from bench_decode import SMALL, save_model
-from measuring import Worker, alternated, machine, parser, report, seconds, serve
+from measuring import Worker, alternated, machine, parser, prepared_directory, report, seconds, serve
 
 import checkpoint
 import data
@@ -128,7 +127,6 @@ def our_side(directory, recompute=False):
             layer.p = DROPOUT
     model.train()
     optimizer = optimizer_of(model, GlobalNormClip(1.0))
-
     model.glm.transformer.enable_recompute = recompute
 
     def step(examples, number):
@@ -209,9 +207,7 @@ def main():
     if arguments.worker:
         return work(arguments.worker, arguments.directory)
     print(machine())
-    with tempfile.TemporaryDirectory() as directory:
-        with Worker(__file__, "prepare", "--directory", directory) as worker:
-            worker.ask()
+    with prepared_directory(__file__) as directory:
         requests = {side: {number: {"number": number} for number in range(BATCHES)} for side in SIDES}
         with ExitStack() as running:
             workers = {side: running.enter_context(Worker(__file__, side, "--directory", directory)) for side in SIDES}

@@ -8,8 +8,10 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -40,6 +42,15 @@ class Worker:
     def __exit__(self, *exception):
         self.process.stdin.close()
         self.process.wait()
+
+
+@contextmanager
+def prepared_directory(script):
+    """A temporary directory in which the script's worker "prepare" has written what its other sides read."""
+    with tempfile.TemporaryDirectory() as directory:
+        with Worker(script, "prepare", "--directory", directory) as worker:
+            worker.ask()
+        yield directory
 
 
 def serve(answer):
