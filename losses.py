@@ -18,7 +18,7 @@ def cross_entropy(hidden, weight, labels, label_smoothing=0.0, chunk=CHUNK):
 
 
 class HeadLoss(PyLayer):
-    """cross_entropy(). It computes gradients beside the loss, where they are wanted: a chunk's logits are needed once."""
+    """cross_entropy(). Gradients, where wanted, are computed beside the loss: a chunk's logits are needed once."""
 
     @staticmethod
     def forward(ctx, hidden, weight, labels, label_smoothing, chunk, wanted):
