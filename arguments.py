@@ -29,7 +29,8 @@ class PromptArguments:
 
     data_file: str = choice(
         None,
-        "Records to answer: JSON Lines with context and answer, .source/.target pairs, or one prompt a line. Default: "
+        "Records to answer: JSON Lines with context and answer, or with instruction and input, .source/.target "
+        "pairs, or one prompt a line. Default: "
         "two example prompts.",
     )
     output_file: str = choice(None, "Where to write predictions, JSON Lines in input order. Default: the screen.")

@@ -8,21 +8,31 @@ MEGABATCH = 32
 
 
 def packed(lengths, capacity, seed):
-    """Rows of examples that together have at most `capacity` tokens, by first-fit decreasing: lists of example numbers.
+    """Rows of examples that together have at most `capacity` tokens, by best-fit decreasing: lists of example numbers.
 
-    lengths: [examples]. An example longer than the capacity has a row of its own. The order of examples of one length
-    is shuffled.
+    lengths: [examples]. The longest come first, each into the fullest row that has room for it. An example longer than
+    the capacity has a row of its own. The order of examples of one length is shuffled.
     """
     lengths = np.asarray(lengths)
     shuffled = np.random.default_rng(seed).permutation(len(lengths))
-    rows, room = [], np.full(len(lengths), capacity)
+    rows = []
+    # Numbers of rows by the room they have left, and which of these lists are not empty: a search takes no longer the
+    # more rows there are.
+    with_room, there = [[] for _ in range(capacity + 1)], np.zeros(capacity + 1, bool)
     for example in shuffled[np.argsort(-lengths[shuffled], kind="stable")]:
-        fits = room[: len(rows)] >= lengths[example]
-        row = int(fits.argmax()) if fits.any() else len(rows)
-        if row == len(rows):
+        length = int(lengths[example])
+        fits = there[length:]
+        room = length + int(fits.argmax()) if length <= capacity and fits.any() else capacity
+        if room < capacity:
+            row = with_room[room].pop()
+            there[room] = bool(with_room[room])
+        else:
+            row = len(rows)
             rows.append([])
         rows[row].append(int(example))
-        room[row] -= lengths[example]
+        if length <= room:
+            with_room[room - length].append(row)
+            there[room - length] = True
     return rows
 
 
@@ -72,8 +82,9 @@ class TrainingBatches(DistributedBatchSampler):
     ):
         super().__init__(dataset, batch_size, shuffle=True, **kwargs)
         self.targets = np.asarray(targets)
-        self.rows = [[i] for i in range(len(lengths))] if capacity is None else packed(lengths, capacity, seed)
-        self.row_lengths = [sum(lengths[i] for i in row) for row in self.rows]
+        lengths = np.asarray(lengths)
+        self.rows = None if capacity is None else packed(lengths, capacity, seed)
+        self.row_lengths = lengths if self.rows is None else np.array([lengths[row].sum() for row in self.rows])
         self.accumulation = accumulation
         self.seed = seed
         self.megabatch = MEGABATCH if group else 1
@@ -82,7 +93,7 @@ class TrainingBatches(DistributedBatchSampler):
     @property
     def steps(self):
         """Optimizer steps of an epoch."""
-        full, rest = divmod(len(self.rows), self.rows_of_a_step)
+        full, rest = divmod(len(self.row_lengths), self.rows_of_a_step)
         return full + (1 if rest and not (self.drop_last and full) else 0)
 
     @property
@@ -91,18 +102,19 @@ class TrainingBatches(DistributedBatchSampler):
         return self.batch_size * self.nranks * self.accumulation
 
     def plan(self):
-        """The optimizer steps of the epoch: for each, accumulation * ranks micro-batches of example numbers.
+        """The optimizer steps of the epoch: for each, accumulation * ranks micro-batches, arrays of example numbers.
 
         Which examples a step has depends on their number alone, not on how it is divided.
         """
         if self.planned[0] != self.epoch:
             steps = grouped_batches(self.row_lengths, self.rows_of_a_step, self.seed, self.epoch, self.megabatch)
             shares = [shared_out(rows, self.accumulation, self.nranks) for rows in steps[: self.steps]]
-            self.planned = (
-                self.epoch,
-                [[[i for row in rows for i in self.rows[row]] for rows in step] for step in shares],
-            )
+            self.planned = self.epoch, [[self.examples_of(rows) for rows in step] for step in shares]
         return self.planned[1]
+
+    def examples_of(self, rows):
+        """Numbers of the examples in rows (an array of row numbers)."""
+        return rows if self.rows is None else np.concatenate([self.rows[row] for row in rows])
 
     def target_tokens(self, step):
         """Target tokens of all micro-batches, on all ranks, of the run's optimizer step `step`, which the current epoch
@@ -111,7 +123,8 @@ class TrainingBatches(DistributedBatchSampler):
 
     def __iter__(self):
         for shares in self.plan():
-            yield from shares[self.local_rank :: self.nranks]
+            for share in shares[self.local_rank :: self.nranks]:
+                yield share.tolist()
 
     def __len__(self):
         return self.steps * self.accumulation

@@ -9,13 +9,12 @@ import io
 import json
 import math
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import tokenization
+from atomic import new_directory
 
 NAME = "glm-tiny-chinese"
 ROOT = Path(__file__).resolve().parent
@@ -53,24 +52,11 @@ def build(cache_dir=None):
     """
     corpus = demo_texts()
     recipe = json.dumps([corpus, Path(__file__).read_text(encoding="utf8")], ensure_ascii=False).encode("utf8")
-    cache = cache_directory(cache_dir)
-    target = cache / f"{NAME}-{hashlib.sha256(recipe).hexdigest()[:12]}"
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    # Several processes may build at once; each works aside, and whoever renames first has built it.
-    workshop = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=cache))
-    try:
-        train_tokenizer(corpus, workshop)
-        write_model(workshop)
-        os.chmod(workshop, 0o755)
-        try:
-            workshop.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+    target = cache_directory(cache_dir) / f"{NAME}-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    if not target.is_dir():
+        with new_directory(target) as workshop:
+            train_tokenizer(corpus, workshop)
+            write_model(workshop)
     return target
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,10 @@ import builtin_model
 import tokenization
 from errors import UserError
 from tokenization import Tokenizer
-from weight_files import Weights, read_pdparams, read_pytorch, read_safetensors
+from weight_files import Weights, fingerprinted, read_pdparams, read_pytorch, read_safetensors
 
 PUBLISHED = ("THUDM/glm-large-chinese", "THUDM/glm-10b-chinese")
-CONFIG_FILE = "config.json"
+CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "lora_config.json"
 SAFETENSORS, PDPARAMS, PYTORCH = "model.safetensors", "model_state.pdparams", "pytorch_model.bin"
 TRANSPOSED = re.compile(r"\.(query_key_value|attention\.dense|dense_h_to_4h|dense_4h_to_h)\.weight$")
 
@@ -83,11 +83,12 @@ def load_tokenizer(name_or_path):
     return Tokenizer(resolve(name_or_path))
 
 
-def load_model(name_or_path, dtype="float32"):
+def load_model(name_or_path, dtype="float32", fingerprint=None):
     """Load a model, whole, with every name and shape checked.
 
     name_or_path: as for resolve(). The directory holds config.json and model.safetensors, model_state.pdparams or
     pytorch_model.bin, with linear layers as paddle has them ([in, out]) or as PyTorch has them ([out, in]).
+    fingerprint: a dict to be filled with {"shape", "sha256"} of every weight, whatever file and dtype it comes from.
     Returns a modeling.GLMForConditionalGeneration in evaluation mode. Raises ModelError.
     """
     directory = resolve(name_or_path)
@@ -97,7 +98,12 @@ def load_model(name_or_path, dtype="float32"):
         model = empty_model(config)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(f"{directory / CONFIG_FILE}: no GLM can be made of it ({error})") from None
-    load_weights(model, directory)
+    weights = read_weights(directory)
+    assign(
+        dict(model.named_parameters()),
+        weights if fingerprint is None else fingerprinted(weights, fingerprint),
+        directory,
+    )
     model.eval()
     return model
 
@@ -119,18 +125,29 @@ def load_config(directory):
     from paddlenlp.transformers import GLMConfig
 
     path = Path(directory) / CONFIG_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
-        raise ModelError(f"{directory}: no {CONFIG_FILE} there; it is no model directory") from None
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: must hold one object, a model's configuration")
+    if not path.is_file() and (path.parent / ADAPTER_CONFIG_FILE).is_file():
+        base = read_object(path.parent / ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
+        raise ModelError(
+            f"{directory}: holds a LoRA adapter; give it as --lora_path, and its base as --model_name_or_path ({base})"
+        )
+    if not path.is_file():
+        raise ModelError(f"{directory}: no {CONFIG_FILE} there; it is no model directory")
+    content = read_object(path)
     if content.get("model_type", "glm") != "glm":
         raise ModelError(f"{path}: model_type is {content['model_type']!r}; only GLM models can be used")
     content.update(output_predict=True, tensor_parallel_degree=1, tensor_parallel_rank=0)
     return GLMConfig(**{name: value for name, value in content.items() if name != "paddlenlp_version"})
+
+
+def read_object(path):
+    """The object in a JSON file. Raises ModelError."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: must hold one object")
+    return content
 
 
 def stored_dtype(directory):
@@ -146,12 +163,18 @@ def read_weights(directory):
     for name, read in readers:
         path = directory / name
         if path.is_file():
-            with reading(path):
-                weights = to_paddle_layout(read(path))
-            return replace(weights, take=reading(path)(weights.take))
+            return read_weights_file(path, read)
     if list(directory.glob("model_state.tp*.pdparams")):
         raise ModelError(f"{directory}: holds tensor-parallel shards, which have to be merged into one file first")
     raise ModelError(f"{directory}: no weights there ({', '.join(name for name, _ in readers)})")
+
+
+def read_weights_file(path, read=read_safetensors):
+    """Weights of a file, by one of the readers of weight_files, in paddle's layout. Raises ModelError, and so does
+    taking an array."""
+    with reading(path):
+        weights = to_paddle_layout(read(path))
+    return replace(weights, take=reading(path)(weights.take))
 
 
 @contextmanager
@@ -179,19 +202,21 @@ def to_paddle_layout(weights):
 
 def load_weights(model, directory):
     """Replace a model's weights by those of a directory. Raises ModelError."""
-    assign(model, read_weights(directory), directory)
+    assign(dict(model.named_parameters()), read_weights(directory), directory)
 
 
-def assign(model, weights, directory):
-    """Copy weights into a model, one after another, once all names and shapes are known to fit. Raises ModelError."""
-    parameters = dict(model.named_parameters())
-    check(parameters, weights.shapes, directory)
+def assign(parameters, weights, place):
+    """Copy weights into parameters (by name), one after another, once all names and shapes are known to fit.
+
+    place: what the message calls where they come from. Raises ModelError.
+    """
+    check(parameters, weights.shapes, place)
     for name, parameter in parameters.items():
         array = weights.take(name)
         if array.dtype.kind != "f":
             # bfloat16 is uint16 to numpy: taken as numbers, it would make a model of nonsense.
-            raise ModelError(f"{directory}: {name} is neither float16 nor float32; convert the checkpoint first")
-        parameter.set_value(np.ascontiguousarray(array, dtype=str(parameter.dtype).split(".")[-1]))
+            raise ModelError(f"{place}: {name} is neither float16 nor float32; convert the checkpoint first")
+        parameter.set_value(np.ascontiguousarray(array, dtype=dtype_name(parameter)))
 
 
 def check(parameters, shapes, directory):
@@ -208,16 +233,59 @@ def check(parameters, shapes, directory):
             raise ModelError(f"{directory}: {name} is {found}, but config.json asks for {parameter.shape}")
 
 
-def save_model(model, tokenizer, directory):
-    """Write weights (safetensors, paddle's layout), config and tokenizer; stock paddlenlp reads the directory."""
-    from safetensors.numpy import save_file
+@dataclass(frozen=True)
+class WholeModel:
+    """A model and its tokenizer as a directory: what a checkpoint holds when all weights are trained."""
 
+    model: object
+    tokenizer: Tokenizer
+
+    def save(self, directory):
+        """Write the directory."""
+        save_model(self.model, self.tokenizer, directory)
+
+    def load(self, directory):
+        """Replace the model's weights by those of a directory. Raises ModelError."""
+        load_weights(self.model, directory)
+
+
+def save_model(model, tokenizer, directory, dtype=None):
+    """Write weights (safetensors, paddle's layout), config and tokenizer; stock paddlenlp reads the directory.
+
+    dtype: of the stored weights, "float32" or "float16"; default: the model's own, or float32 for another one.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: parameter.numpy() for name, parameter in model.named_parameters()}
-    save_file(weights, str(directory / SAFETENSORS), metadata={"format": "np"})
-    # safetensors makes a file that only its owner can read, whatever the umask says.
-    (directory / SAFETENSORS).chmod((directory / SAFETENSORS).stat().st_mode | 0o044)
+    parameters = dict(model.named_parameters())
+    own = dtype_name(next(iter(parameters.values())))
+    dtype = dtype or (own if own == "float16" else "float32")
+    weights = {name: as_array(parameter, dtype) for name, parameter in parameters.items()}
+    write_weights(weights, directory / SAFETENSORS)
     model.config.architectures = ["GLMForConditionalGeneration"]
-    (directory / CONFIG_FILE).write_text(model.config.to_json_string(), encoding="utf8")
+    write_json({**json.loads(model.config.to_json_string()), "dtype": dtype}, directory / CONFIG_FILE)
     tokenizer.save(directory)
+
+
+def dtype_name(tensor):
+    """Name of a tensor's dtype, as numpy has it."""
+    return str(tensor.dtype).split(".")[-1]
+
+
+def as_array(tensor, dtype):
+    """A tensor as a numpy array of a dtype."""
+    # bfloat16, which numpy does not have, comes as the bits in uint16.
+    return (tensor.astype("float32") if dtype_name(tensor) == "bfloat16" else tensor).numpy().astype(dtype, copy=False)
+
+
+def write_weights(arrays, path):
+    """Write arrays by name as a safetensors file."""
+    from safetensors.numpy import save_file
+
+    save_file(arrays, str(path), metadata={"format": "np"})
+    # safetensors makes a file that only its owner can read, whatever the umask says.
+    path.chmod(path.stat().st_mode | 0o044)
+
+
+def write_json(content, path):
+    """Write a JSON file."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf8")

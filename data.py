@@ -1,4 +1,4 @@
-"""From records to batches: template → Example → token ids → numpy arrays. Imports numpy, never paddle.
+"""From examples to batches: Example → token ids → numpy arrays. Imports numpy, never paddle.
 
 A row is laid out as GLM was trained (arXiv:2103.10360, section 2.1):
 
@@ -9,138 +9,17 @@ A row is laid out as GLM was trained (arXiv:2103.10360, section 2.1):
 A tokenizer is anything with cls_id, mask_id, eos_id, sop_id, eop_id and encode(text) -> list of ids.
 """
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
-from records import JSON_SUFFIXES, DataError, Fields, ReadReport, is_pair, iter_records, iter_texts
+from records import DataError, ReadReport
+from templates import Example
 from truncation import fit_source
 
 IGNORED_LABEL = -100
 SOURCE_SPECIALS = 3  # [CLS], [gMASK], <|endoftext|>
-
-QUESTION_BEFORE = "答案：{answer}，上下文："
-QUESTION_AFTER = "。在已知答案的前提下，问题："
-HUMAN, ASSISTANT = "Human:", "\nAssistant:"
-
-_QUESTION_PROMPT = re.compile(r"(答案：(.+?)，上下文：)(.*)(。在已知答案的前提下，问题：)", re.DOTALL)
-_ROLE = re.compile(r"\s*(?<![A-Za-z])(Human|Assistant)[:：]")
-_TALK = re.compile(r"\A\s*Human[:：]|(?<![A-Za-z])Human[:：].*Assistant[:：]\s*\Z", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt and its answer. The prompt is before + context + after, of which only context may be shortened.
-
-    `keep` is the part of the context that has to survive; "" or a text that is not there means its `side`,
-    "head" or "tail". `target` is None where only a prediction is asked for.
-    """
-
-    before: str
-    context: str
-    after: str
-    keep: str = ""
-    side: str = "head"
-    target: str | None = None
-    record_id: object = None
-    place: str = ""
-
-    @property
-    def source(self) -> str:
-        return self.before + self.context + self.after
-
-
-@dataclass(frozen=True)
-class Template:
-    """How the fields of a record become an Example. `prompt` gives its before, context, after, keep and side."""
-
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
-    target: str
-    prompt: Callable[[dict], dict]
-
-    def fields(self, need_target: bool) -> Fields:
-        """The fields to ask of a record in training (need_target) or in prediction."""
-        if need_target:
-            return Fields((*self.required, self.target), self.optional)
-        return Fields(self.required, (*self.optional, self.target))
-
-
-def question_prompt(fields: dict) -> dict:
-    """Question generation: the answer and its context are given, the question is asked for."""
-    before = QUESTION_BEFORE.format(answer=fields["answer"])
-    return {"before": before, "context": fields["context"], "after": QUESTION_AFTER, "keep": fields["answer"]}
-
-
-def instruction_prompt(fields: dict) -> dict:
-    """A BELLE record as a talk that ends where the assistant is to speak: "Human:…\\nAssistant:".
-
-    This is the layout of BELLE's own multi-turn records, so that one turn reads like a talk of one turn. When it is
-    too long, a talk loses its oldest turns and a lone instruction its beginning (what is asked stands next to
-    the answer), but an instruction with an input loses the end of the input.
-    """
-    instruction, more = fields["instruction"], fields.get("input", "")
-    if _TALK.search(instruction):
-        context, after = _continue_talk(instruction, more)
-        return {"before": "", "context": context, "after": after, "side": "tail"}
-    side = "head" if more.strip() else "tail"
-    return {"before": HUMAN, "context": instruction + more, "after": ASSISTANT, "side": side}
-
-
-def _continue_talk(talk: str, more: str) -> tuple[str, str]:
-    """A talk and its ending: unchanged if that is "Assistant:" and there is no more to say, else completed."""
-    last = list(_ROLE.finditer(talk))[-1]
-    if last.group(1) == "Human":
-        return talk + more, ASSISTANT
-    if not talk[last.end() :].strip():
-        return talk[: last.start()] + more, talk[last.start() :]
-    return (f"{talk}\n{HUMAN}{more}", ASSISTANT) if more.strip() else (talk, "")
-
-
-def text_prompt(fields: dict) -> dict:
-    """The text as it is. A question prompt or a talk, when too long, is shortened as its own template would do it."""
-    source = fields["source"]
-    if match := _QUESTION_PROMPT.fullmatch(source):
-        before, answer, context, after = match.groups()
-        return {"before": before, "context": context, "after": after, "keep": answer}
-    return {"before": "", "context": source, "after": "", "side": "tail" if _TALK.search(source) else "head"}
-
-
-TEMPLATES = {
-    "qg": Template(("context", "answer"), (), "question", question_prompt),
-    "instruction": Template(("instruction",), ("input",), "output", instruction_prompt),
-    "text": Template(("source",), (), "target", text_prompt),
-}
-
-
-def load_examples(
-    path, template: str, need_target: bool = True, on_bad_data: str = "error", max_samples: int | None = None
-) -> tuple[list[Example], ReadReport]:
-    """The first max_samples examples of a file (all by default) and the reader's report.
-
-    JSON files go through the named template; .source/.target pairs and plain text (one prompt a line, only without
-    need_target) already are prompts and are taken as they are. Raises DataError.
-    """
-    report = ReadReport(str(path))
-    return list(islice(iter_examples(path, template, need_target, on_bad_data, report), max_samples)), report
-
-
-def iter_examples(path, template: str, need_target: bool, on_bad_data: str, report: ReadReport) -> Iterable[Example]:
-    """As load_examples, one at a time: what is not yet asked for is not yet read."""
-    is_json = Path(path).suffix in JSON_SUFFIXES
-    chosen = TEMPLATES[template if is_json else "text"]
-    if is_json or need_target or is_pair(path):
-        records = iter_records(path, chosen.fields(need_target), on_bad_data, report)
-    else:
-        records = iter_texts(path, on_bad_data, report)
-    for record in records:
-        target = record.fields.get(chosen.target) or None
-        record_id = record.fields.get("id")
-        yield Example(**chosen.prompt(record.fields), target=target, record_id=record_id, place=record.place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,9 +84,8 @@ def encode_all(
 
     Raises DataError at the first that cannot be encoded otherwise, and always if none can.
     """
-    return without_bad(
-        (try_encode(example, tokenizer, src_length, tgt_length) for example in examples), on_bad_data, report
-    )
+    outcomes = (try_encode(example, tokenizer, src_length, tgt_length) for example in examples)
+    return list(without_bad(outcomes, on_bad_data, report))
 
 
 def try_encode(example: Example, tokenizer, src_length: int, tgt_length: int) -> Encoded | DataError:
@@ -218,21 +96,23 @@ def try_encode(example: Example, tokenizer, src_length: int, tgt_length: int) ->
         return error
 
 
-def without_bad(outcomes: Iterable[Encoded | DataError], on_bad_data: str, report: ReadReport | None) -> list[Encoded]:
-    """The rows among outcomes of try_encode(); errors are treated as encode_all() says."""
-    encoded, first_error = [], None
+def without_bad(
+    outcomes: Iterable[Encoded | DataError], on_bad_data: str, report: ReadReport | None
+) -> Iterator[Encoded]:
+    """The rows among outcomes of try_encode(), one at a time; errors are treated as encode_all() says."""
+    first_error, found = None, False
     for outcome in outcomes:
         if not isinstance(outcome, DataError):
-            encoded.append(outcome)
-            continue
-        if on_bad_data == "error":
+            found = True
+            yield outcome
+        elif on_bad_data == "error":
             raise outcome
-        first_error = first_error or outcome
-        if report is not None:
-            report.skip(outcome)
-    if first_error and not encoded:
+        else:
+            first_error = first_error or outcome
+            if report is not None:
+                report.skip(outcome)
+    if first_error and not found:
         raise first_error
-    return encoded
 
 
 def collate(batch: list[Encoded], sop_id: int) -> dict[str, np.ndarray]:
@@ -302,41 +182,59 @@ def collate_prompts(batch: list[Encoded], pad_id: int) -> dict[str, np.ndarray]:
     return {"input_ids": input_ids, "source_mask": source_mask, "mask_index": mask_index}
 
 
-def length_statistics(encoded: list[Encoded]) -> dict[str, int]:
+def lengths_of(rows) -> np.ndarray:
+    """Tokens of rows, int64 [rows, 4]: source, target (-1 where there is none), and both before cutting.
+
+    rows: a list of Encoded, or what has such an array as its `lengths`.
+    """
+    if hasattr(rows, "lengths"):
+        return rows.lengths
+    lengths = [
+        (len(row.source_ids), -1 if row.target_ids is None else len(row.target_ids))
+        + (row.full_source_length, row.full_target_length)
+        for row in rows
+    ]
+    return np.array(lengths, np.int64).reshape([-1, 4])
+
+
+def length_statistics(lengths: np.ndarray) -> dict[str, int]:
     """Count, median, 95th percentile and maximum of the lengths in tokens before cutting, and how many were cut.
 
-    Specials count, as they do in src_length and tgt_length; percentiles are lengths that occur (nearest rank).
+    lengths: as lengths_of() gives them. Specials count, as they do in src_length and tgt_length; percentiles are
+    lengths that occur (nearest rank).
     """
-    targets = [row for row in encoded if row.target_ids is not None]
+    source, target, full_source, full_target = lengths.T
+    there = target >= 0
     return {
-        **_summary("source", [row.full_source_length for row in encoded]),
-        "source_cut": sum(row.source_cut for row in encoded),
-        **_summary("target", [row.full_target_length for row in targets]),
-        "target_cut": sum(row.target_cut for row in targets),
+        **_summary("source", full_source),
+        "source_cut": int((full_source > source).sum()),
+        **_summary("target", full_target[there]),
+        "target_cut": int((full_target > target)[there].sum()),
     }
 
 
-def _summary(name: str, lengths: list[int]) -> dict[str, int]:
-    if not lengths:
+def _summary(name: str, lengths: np.ndarray) -> dict[str, int]:
+    if not len(lengths):
         return {f"{name}_count": 0}
     median, p95 = np.percentile(lengths, [50, 95], method="inverted_cdf")
     return {
         f"{name}_count": len(lengths),
         f"{name}_median": int(median),
         f"{name}_p95": int(p95),
-        f"{name}_max": max(lengths),
+        f"{name}_max": int(max(lengths)),
     }
 
 
-def check_min_tgt_length(target_lengths: list[int], min_tgt_length: int) -> str | None:
+def check_min_tgt_length(target_lengths, min_tgt_length: int) -> str | None:
     """A warning if at least 95 % of the targets (lengths in tokens, without the end token) are shorter than the minimum
     that decoding would force on every prediction; None if all is well."""
-    shorter = sum(length < min_tgt_length for length in target_lengths)
-    if not target_lengths or shorter < 0.95 * len(target_lengths):
+    lengths = np.asarray(target_lengths)
+    shorter = int((lengths < min_tgt_length).sum())
+    if not len(lengths) or shorter < 0.95 * len(lengths):
         return None
-    median, longest = int(np.percentile(target_lengths, 50, method="inverted_cdf")), max(target_lengths)
+    median, longest = int(np.percentile(lengths, 50, method="inverted_cdf")), int(lengths.max())
     return (
-        f"min_tgt_length is {min_tgt_length}, but {shorter} of {len(target_lengths)} targets are shorter "
+        f"min_tgt_length is {min_tgt_length}, but {shorter} of {len(lengths)} targets are shorter "
         f"(median {median}, longest {longest} tokens): every prediction is made at least {min_tgt_length} tokens long, "
-        f"most of it filler; try --min_tgt_length {max(0, min(target_lengths))}"
+        f"most of it filler; try --min_tgt_length {max(0, int(lengths.min()))}"
     )

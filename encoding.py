@@ -1,72 +1,133 @@
-"""A data set's token ids: computed in parallel, once, and kept for the next run. Imports no paddle.
+"""A file's token ids: computed once, in parallel, kept on disk, and read from there in training. Imports no paddle.
 
-They are kept under a hash of everything that they depend on: the examples' texts, the tokenizer's files, the lengths,
-and the code that encodes. So a file that changes is encoded anew, and one that moves is not.
+Neither texts nor ids of a training set are ever in memory as a whole, only the lengths of its rows. Ids are kept under
+a hash of all that they depend on: the file's bytes, which of its records are meant, the tokenizer, the lengths, the
+code. So a file that changes is encoded anew, and one that moves is not.
 """
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
 import sys
-import tempfile
+from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 import data
+import records
+import templates
 import truncation
+import validation
+from atomic import new_directory
 from builtin_model import cache_directory
+from records import ReadReport
 from tokenization import ADDED_TOKENS_FILE, MODEL_FILE, Tokenizer
 from validation import DataError
 
 # Examples that a process takes at a time; fewer than two such parts are not worth starting processes for.
 PART = 1000
+# Parts that may be under way for each process: reading is ahead of encoding by so much, and no more.
+AHEAD = 2
+IDS_FILE, LENGTHS_FILE, REPORT_FILE = "ids.int32", "lengths.npy", "report.json"
 
 
-def encode_dataset(
-    examples, tokenizer, src_length, tgt_length, on_bad_data="error", report=None, *, cache_dir=None, progress=True
-):
-    """What data.encode_all() gives for a list of examples and a tokenization.Tokenizer.
+class StoredRows:
+    """Rows of data.Encoded in a directory that encode_file() made. Their texts are not kept, only where they stood.
 
-    cache_dir: where token ids are kept, see builtin_model.cache_directory().
+    lengths: int64 [rows, 4], see data.lengths_of(). report: ReadReport.
     """
-    path = cache_directory(cache_dir) / "encoded" / f"{fingerprint(examples, tokenizer, src_length, tgt_length)}.npz"
-    if path.is_file():
-        return read(path, examples)
-    outcomes = encode_in_parts(examples, tokenizer, src_length, tgt_length, progress)
-    rows = data.without_bad(outcomes, on_bad_data, report)
-    if len(rows) == len(examples):
-        write(path, rows)
-    return rows
+
+    def __init__(self, directory, path):
+        """path: where the file is now."""
+        with open(Path(directory) / REPORT_FILE, encoding="utf8") as file:
+            content = json.load(file)
+        self.report = ReadReport(**{**content, "path": str(path), "skipped": Counter(content["skipped"])})
+        numbers = np.load(Path(directory) / LENGTHS_FILE)
+        self.lengths, self.lines = numbers[:, :4].astype(np.int64), numbers[:, 4]
+        self.starts = np.concatenate([[0], np.cumsum(np.maximum(self.lengths[:, :2], 0).sum(axis=1))])
+        self.ids = np.memmap(Path(directory) / IDS_FILE, np.int32, "r")
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, row):
+        source, target, full_source, full_target = map(int, self.lengths[row])
+        ids = np.array(self.ids[self.starts[row] : self.starts[row + 1]])
+        example = templates.Example("", "", "", place=f"{self.report.path}:{self.lines[row]}")
+        return data.Encoded(example, ids[:source], None if target < 0 else ids[source:], full_source, full_target)
 
 
-def fingerprint(examples, tokenizer, src_length, tgt_length):
-    """A hash of all that token ids depend on, as text."""
-    digest = hashlib.sha256(f"{src_length} {tgt_length}".encode())
-    for file in (tokenizer.directory / MODEL_FILE, tokenizer.directory / ADDED_TOKENS_FILE, data, truncation):
-        path = Path(getattr(file, "__file__", file))
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    for row in examples:
-        texts = [row.before, row.context, row.after, row.keep, row.side, row.target]
-        digest.update(json.dumps(texts).encode())
+def encode_file(selection, tokenizer, src_length, tgt_length, *, cache_dir=None, progress=True):
+    """The StoredRows of a templates.Selection, from the cache if they are there.
+
+    tokenizer: tokenization.Tokenizer. cache_dir: see builtin_model.cache_directory(). Raises DataError.
+    """
+    name = fingerprint(selection, tokenizer, src_length, tgt_length)
+    target = cache_directory(cache_dir) / "encoded" / name
+    if not target.is_dir():
+        with new_directory(target) as workshop:
+            report = ReadReport(str(selection.path))
+            outcomes = encoded_stream(selection.examples(report), tokenizer, src_length, tgt_length, progress)
+            write(workshop, data.without_bad(outcomes, selection.on_bad_data, report), report)
+    return StoredRows(target, selection.path)
+
+
+def encode_texts(selection, tokenizer, src_length, tgt_length, *, progress=True):
+    """(list of data.Encoded with their texts, ReadReport) of a templates.Selection. Raises DataError."""
+    report = ReadReport(str(selection.path))
+    outcomes = encoded_stream(selection.examples(report), tokenizer, src_length, tgt_length, progress)
+    return list(data.without_bad(outcomes, selection.on_bad_data, report)), report
+
+
+def fingerprint(selection, tokenizer, src_length, tgt_length):
+    """A hash of all that a selection's token ids depend on, as text. Raises DataError."""
+    part = selection.part and [sorted(selection.part.numbers), selection.part.others]
+    chosen = {**dataclasses.asdict(dataclasses.replace(selection, part=None)), "path": None, "part": part}
+    digest = hashlib.sha256(json.dumps([chosen, src_length, tgt_length], sort_keys=True).encode())
+    code = [Path(module.__file__) for module in (data, records, templates, truncation, validation)]
+    code.append(Path(sys.modules[Tokenizer.__module__].__file__))
+    for path in (tokenizer.directory / MODEL_FILE, tokenizer.directory / ADDED_TOKENS_FILE, *code, *selection.files):
+        digest.update(hash_of_file(path))
     return digest.hexdigest()[:32]
 
 
-def encode_in_parts(examples, tokenizer, src_length, tgt_length, progress):
-    """data.Encoded or a DataError for each example, in order; with a progress bar, by all cores where that pays."""
+def hash_of_file(path):
+    """SHA-256 of a file's bytes; of nothing, if there is no such file: whoever reads it will say so."""
+    digest = hashlib.sha256()
+    if Path(path).is_file():
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.digest()
+
+
+def encoded_stream(examples, tokenizer, src_length, tgt_length, progress):
+    """data.Encoded or a DataError for each example of an iterator, in order; with a progress bar, and by all cores
+    where that pays. Few examples are held at a time."""
     from tqdm import tqdm
 
-    parts = [examples[start : start + PART] for start in range(0, len(examples), PART)]
-    workers = min(len(parts), int(os.environ.get("OMP_NUM_THREADS", "1")))
-    outcomes = []
-    hidden = not progress or len(parts) < 2  # a bar for less than a second is noise
-    with tqdm(total=len(examples), desc="encoding", unit="row", disable=hidden, file=sys.stderr) as bar:
-        for part in encoded_parts(parts, workers, (tokenizer, src_length, tgt_length)):
-            outcomes += part
-            bar.update(len(part))
-    return outcomes
+    parts = in_parts(examples)
+    first = list(islice(parts, 2))
+    few = len(first) < 2
+    workers = 1 if few else int(os.environ.get("OMP_NUM_THREADS", "1"))
+    settings = tokenizer, src_length, tgt_length
+    # A bar for less than a second is noise.
+    with tqdm(desc="encoding", unit="row", disable=few or not progress, file=sys.stderr) as bar:
+        for outcomes in encoded_parts(chain(first, parts), workers, settings):
+            bar.update(len(outcomes))
+            yield from outcomes
+
+
+def in_parts(items):
+    """Lists of PART items of an iterable, the last one shorter."""
+    items = iter(items)
+    while part := list(islice(items, PART)):
+        yield part
 
 
 def encoded_parts(parts, workers, settings):
@@ -79,11 +140,16 @@ def encoded_parts(parts, workers, settings):
     # A fork of a process whose threads compute may hang; a new process has to read the tokenizer anew.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, start_worker, (str(tokenizer.directory), *lengths)) as pool:
-        for part, results in zip(parts, pool.map(encode_part, parts), strict=True):
-            yield [
-                DataError(*result[1:]) if result[0] is None else data.Encoded(example, *result)
-                for example, result in zip(part, results, strict=True)
-            ]
+        under_way = deque()
+        for part in chain(parts, [None] * workers * AHEAD):
+            if part is not None:
+                under_way.append((part, pool.submit(encode_part, part)))
+            if under_way and (part is None or len(under_way) > workers * AHEAD):
+                examples, future = under_way.popleft()
+                yield [
+                    DataError(*result[1:]) if result[0] is None else data.Encoded(example, *result)
+                    for example, result in zip(examples, future.result(), strict=True)
+                ]
 
 
 def start_worker(directory, src_length, tgt_length):
@@ -103,30 +169,16 @@ def encode_part(part):
     ]
 
 
-def write(path, rows):
-    """Keep rows of data.Encoded: their ids one after another, and their lengths (-1 where there is no target)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    empty = np.zeros(0, np.int32)
-    targets = [empty if row.target_ids is None else row.target_ids for row in rows]
-    lengths = [
-        (len(row.source_ids), -1 if row.target_ids is None else len(row.target_ids))
-        + (row.full_source_length, row.full_target_length)
-        for row in rows
-    ]
-    ids = [array for row, target in zip(rows, targets, strict=True) for array in (row.source_ids, target)]
-    # Whoever reads sees the whole file or none.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-        np.savez(file, ids=np.concatenate([empty, *ids]), lengths=np.array(lengths, np.int64).reshape([-1, 4]))
-    os.replace(file.name, path)
-
-
-def read(path, examples):
-    """The rows that write() kept, for the same examples."""
-    with np.load(path) as content:
-        ids, lengths = content["ids"], content["lengths"]
-    sizes = np.maximum(lengths[:, :2], 0).ravel()
-    pieces = np.split(ids, np.cumsum(sizes)[:-1]) if len(sizes) else []
-    return [
-        data.Encoded(example, pieces[2 * i], None if target < 0 else pieces[2 * i + 1], int(source), int(full_target))
-        for i, (example, (_, target, source, full_target)) in enumerate(zip(examples, lengths, strict=True))
-    ]
+def write(directory, rows, report):
+    """Write rows of data.Encoded for StoredRows, one after another; report: what is known once they are all read."""
+    numbers = []
+    with open(Path(directory) / IDS_FILE, "wb") as file:
+        for part in in_parts(rows):
+            for row in part:
+                file.write(row.source_ids.tobytes())
+                file.write(b"" if row.target_ids is None else row.target_ids.tobytes())
+            lines = [int(row.example.place.rpartition(":")[2]) for row in part]
+            numbers.append(np.column_stack([data.lengths_of(part), lines]).astype(np.int32))
+    np.save(Path(directory) / LENGTHS_FILE, np.concatenate(numbers))
+    with open(Path(directory) / REPORT_FILE, "w", encoding="utf8") as file:
+        json.dump(vars(report), file, ensure_ascii=False)

@@ -19,7 +19,10 @@ from errors import one_line_errors
 class ExportArguments:
     """What to export, and where to."""
 
-    model_name_or_path: str = choice("THUDM/glm-large-chinese", "Directory or name of the model.")
+    model_name_or_path: str = choice(
+        "THUDM/glm-large-chinese", "Directory or name of the model; with --lora_path, of its base model."
+    )
+    lora_path: str = choice(None, "Directory of a LoRA adapter, which is added to the weights.")
     output_path: str = choice("./checkpoints/infer/glm", "Directory and file name prefix of the program.")
     dtype: str = choice(
         None,
@@ -33,13 +36,17 @@ def main(argv=None):
     arguments, decoding = parse((ExportArguments, DecodingArguments), argv, __doc__)
     with one_line_errors():
         config = to_generation_config(decoding, decoding.seed)
+        import adapters
         import checkpoint
         import program
 
         directory = checkpoint.resolve(arguments.model_name_or_path)
         tokenizer = checkpoint.load_tokenizer(directory)
         dtype = arguments.dtype or checkpoint.stored_dtype(directory)
-        model = checkpoint.load_model(directory)
+        if arguments.lora_path:
+            model = adapters.load_merged(directory, arguments.lora_path)
+        else:
+            model = checkpoint.load_model(directory)
     target = Path(arguments.output_path)
     program.save(model, tokenizer, config, target.parent, target.name, dtype)
     print(f"program written to {target}.pdmodel, weights ({dtype}) to {target}.pdiparams")

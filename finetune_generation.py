@@ -3,6 +3,7 @@
     python finetune_generation.py configs/tiny_cpu.json
     python finetune_generation.py --model_name_or_path THUDM/glm-large-chinese --task_name dureader_qg \\
         --output_dir ./checkpoints/glm-large-chinese --do_train --do_eval
+    python finetune_generation.py configs/dureader_qg_large_lora.json
 
 A JSON file, if it comes first, holds values for the flags; flags override it. README.md explains the flags.
 """
@@ -16,14 +17,16 @@ from errors import one_line_errors
 def main(argv=None):
     """Parse the command line and run."""
     import tasks
-    from training import DataArguments, ModelArguments, finetune
-    from training_arguments import GLMTrainingArguments, set_up_logging
+    from training import finetune
+    from training_arguments import DataArguments, GLMTrainingArguments, LoraArguments, ModelArguments, set_up_logging
 
     set_up_logging()
     with one_line_errors():
-        model_args, data_args, args = parse((ModelArguments, DataArguments, GLMTrainingArguments), argv, __doc__)
+        model_args, data_args, lora_args, args = parse(
+            (ModelArguments, DataArguments, LoraArguments, GLMTrainingArguments), argv, __doc__
+        )
         splits = tasks.question_generation(data_args.task_name, args.do_train, args.do_eval)
-        finetune(model_args, data_args, args, splits, "qg")
+        finetune(model_args, data_args, lora_args, args, splits, "qg")
 
 
 if __name__ == "__main__":

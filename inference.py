@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import data
 from errors import UserError
+from templates import TEMPLATES, Example, load_examples, template_of
 
 # What is answered when no file is given: one question to ask, one instruction.
 EXAMPLE_RECORDS = (
@@ -21,16 +22,17 @@ EXAMPLE_RECORDS = (
 
 
 def example_prompts():
-    """The two example prompts, as data.Example."""
-    prompt = data.TEMPLATES["qg"].prompt
-    return [data.Example(**prompt(record), place=f"example {i + 1}") for i, record in enumerate(EXAMPLE_RECORDS)]
+    """The two example prompts, as templates.Example."""
+    prompt = TEMPLATES["qg"].prompt
+    return [Example(**prompt(record), place=f"example {i + 1}") for i, record in enumerate(EXAMPLE_RECORDS)]
 
 
 def load_prompts(arguments):
     """Examples to answer and the reader's report (None for the example prompts); arguments: PromptArguments."""
     if arguments.data_file is None:
         return example_prompts(), None
-    return data.load_examples(arguments.data_file, "qg", need_target=False, on_bad_data=arguments.on_bad_data)
+    template = template_of(arguments.data_file, otherwise="qg")
+    return load_examples(arguments.data_file, template, need_target=False, on_bad_data=arguments.on_bad_data)
 
 
 @dataclass

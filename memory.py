@@ -3,6 +3,8 @@
 It counts what a run holds for certain and what the backward pass needs. Imports no paddle.
 """
 
+import numpy as np
+
 GIB = 2**30
 # Numbers that a layer keeps for the backward pass, in hidden sizes a token: its input, both normalised inputs, query,
 # key, value, context, the sum in the middle, both sides of GELU (four each), the bits of two dropouts.
@@ -30,7 +32,8 @@ def training_memory(config, parameters, trained, rows, *, half=False, recompute=
     logits = LOGITS * min(targets, chunk) * config.vocab_size * 4
     parts = {
         "weights": parameters * width,
-        "gradients": trained * width + (config.vocab_size * config.hidden_size * width if trained else 0),
+        # The head's share of the embeddings' gradient is there before it is added to that of the lookup.
+        "gradients": trained * width + (config.vocab_size * config.hidden_size * width if trained == parameters else 0),
         "optimizer": trained * (12 if half else 8),
         "process": PROCESS,
         "activations": (inputs + layer if recompute else config.num_layers * layer) + logits,
@@ -44,7 +47,8 @@ def largest_micro_batch(lengths, batch_size, capacity=None):
 
     lengths: (source, target) of all rows. capacity: tokens of a packed row, which may be full.
     """
-    longest = sorted(lengths, key=sum, reverse=True)[:batch_size]
+    lengths = np.asarray(lengths)
+    longest = lengths[np.argsort(-lengths.sum(axis=1), kind="stable")[:batch_size]].tolist()
     if capacity is None:
         return longest
-    return [(capacity - target, target) for _, target in longest]
+    return [[capacity - target, target] for _, target in longest]

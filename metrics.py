@@ -7,20 +7,26 @@ import runtime  # noqa: F401  silences the libraries below
 
 import argparse
 import json
+import re
 import sys
 import unicodedata
+from fractions import Fraction
 
 SCORES = ("bleu4", "rouge1", "rouge2", "rougel", "exact_match")
+# With numbers=True.
+ALL_SCORES = (*SCORES, "number_match")
+_NUMBER = re.compile(r"((?<![\w)])-)?(\d+(?:,\d{3})*(?:\.\d+)?)(?:/(\d+))?(%)?", re.ASCII)
 EPILOG = """Each line of the file is an object with the strings "prediction" and "target", as the
 fine-tuning scripts leave in predictions.jsonl. The scores (0-100) go to standard output as
 JSON, their definition to standard error. Exit code 2: bad arguments or a bad file."""
 
 
-def score(predictions: list[str], references: list[str]) -> dict[str, float]:
+def score(predictions: list[str], references: list[str], numbers: bool = False) -> dict[str, float]:
     """Scores predictions against one reference each; what each score means stands in ``definition``.
 
     predictions, references: lists of n str. Returns a dict of five floats from 0 to 100: bleu4, rouge1,
-    rouge2, rougel, exact_match. An empty prediction matches nothing.
+    rouge2, rougel, exact_match. An empty prediction matches nothing. numbers: number_match too, for answers to
+    exercises; left out where no reference holds a number.
     Raises ValueError when the lists are empty or differ in length.
     """
     if len(predictions) != len(references):
@@ -34,31 +40,59 @@ def score(predictions: list[str], references: list[str]) -> dict[str, float]:
         "bleu4": _bleu4(predictions, references),
         **_rouge(predictions, references),
         "exact_match": 100 * matches / len(predictions),
+        **(_number_match(predictions, references) if numbers else {}),
     }
 
 
 def normalize(text: str) -> str:
     """Brings text (str) to Unicode form NFKC, with single spaces inside and none around.
 
-    The sentencepiece model of GLM-Large-Chinese does the same to every target it encodes, so a model can
-    write neither full-width punctuation nor line breaks: without this step even a perfect prediction of
-    a target with a full-width question mark would be no exact match.
+    The sentencepiece model of GLM-Large-Chinese does the same to every target it encodes (line breaks aside), so a
+    model cannot write full-width punctuation: without this step even a perfect prediction of a target with a
+    full-width question mark would be no exact match.
     """
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
-def definition() -> str:
-    """Says how the scores are computed, as lines of text with the versions of the libraries."""
+def final_number(text: str) -> Fraction | None:
+    """The last number in a text, None if there is none: 1,234 or 12.5, with a sign or a percent sign, or a/b.
+
+    The text is normalized first. A sign counts only where no digit or letter stands before it.
+    """
+    found = _NUMBER.findall(normalize(text))
+    if not found:
+        return None
+    sign, numerator, denominator, percent = found[-1]
+    divisor = Fraction(denominator) if denominator else 1
+    if not divisor:
+        return None
+    number = Fraction(numerator.replace(",", "")) / divisor / (100 if percent else 1)
+    return -number if sign == "-" else number
+
+
+def _number_match(predictions, references):
+    """number_match as a dict, empty where no reference holds a number."""
+    wanted = [(final_number(p), final_number(r)) for p, r in zip(predictions, references, strict=True)]
+    wanted = [(found, number) for found, number in wanted if number is not None]
+    matches = sum(found == number for found, number in wanted)
+    return {"number_match": 100 * matches / len(wanted)} if wanted else {}
+
+
+def definition(numbers: bool = False) -> str:
+    """Says how the scores are computed, as lines of text with the versions of the libraries; numbers: as for
+    score()."""
     from importlib.metadata import version
 
     metric = _bleu_metric()
     metric.corpus_score(["x"], [["x"]])  # the signature holds the number of references, unknown before a first score
+    number_match = """
+number_match: percentage of equal final numbers, among samples whose target holds a number."""
     return f"""\
 All scores: 0-100, both sides in Unicode NFKC with runs of whitespace made one space, case kept.
 Tokens: sacrebleu's "zh" tokens: each Chinese character or punctuation mark is one, a Latin word or a number is one.
 bleu4: corpus BLEU-4, {metric.get_signature()}; 0 when no prediction has four tokens.
 rouge1, rouge2, rougel: F1 by rouge-score {version("rouge-score")} on the same tokens, mean over the samples.
-exact_match: percentage of predictions equal to their target as a whole string."""
+exact_match: percentage of predictions equal to their target as a whole string.{number_match if numbers else ""}"""
 
 
 def _bleu_metric():
@@ -134,7 +168,9 @@ def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(description="Score generated Chinese text: BLEU-4, ROUGE, exact match.")
     parser.epilog = EPILOG
     parser.add_argument("file", metavar="predictions.jsonl", help="JSON Lines with prediction and target")
-    path = parser.parse_args(arguments).file
+    parser.add_argument("--numbers", action="store_true", help="compare the final numbers, too")
+    parsed = parser.parse_args(arguments)
+    path = parsed.file
     try:
         predictions, targets = read_predictions(path)
     except OSError as error:
@@ -143,8 +179,9 @@ def main(arguments=None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    print(json.dumps({name: round(value, 4) for name, value in score(predictions, targets).items()}, indent=2))
-    print(definition(), file=sys.stderr)
+    scores = score(predictions, targets, parsed.numbers)
+    print(json.dumps({name: round(value, 4) for name, value in scores.items()}, indent=2))
+    print(definition(parsed.numbers), file=sys.stderr)
     return 0
 
 

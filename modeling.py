@@ -17,10 +17,24 @@ from paddle.distributed.fleet.utils import recompute
 from paddlenlp.transformers import GLMForConditionalGeneration as StockGLM
 
 from attention import attend, best_attention, bias_of_visible, only_targets
-from cpu_kernels import layer_norm, linear
+from cpu_kernels import layer_norm
 from dropout import dropout_at, unchanged
 from layout import Layout
+from lora import adapted
 from losses import cross_entropy
+
+# Places of dropout in a transformer layer; those of inputs are LoRA's.
+PROBABILITIES, ATTENTION_OUTPUT, MLP_OUTPUT, QKV_INPUT, DENSE_INPUT, H_TO_4H_INPUT, H4_TO_H_INPUT = range(7)
+
+
+def no_dropout(dropout, place):
+    """For a place of a layer, dropout that drops nothing."""
+    return unchanged
+
+
+def paddles_own(dropout, place):
+    """For a place of a layer, its dropout layer itself: paddle draws, if the layer is in training mode."""
+    return dropout
 
 
 class GLMForConditionalGeneration(StockGLM):
@@ -42,10 +56,9 @@ class GLMForConditionalGeneration(StockGLM):
         hidden = self.glm.transformer.embedding_dropout(self.embed(input_ids, position_ids))
         bias = attention_bias(attention_mask, input_ids.shape[1])
         for layer in self.glm.transformer.layers:
-            query, key, value = self.project(layer, hidden)
+            query, key, value = self.project(layer, hidden, paddles_own)
             context = merge_heads(attend(query, key, value, layer.attention.attention_dropout, bias))
-            drops = layer.attention.output_dropout, layer.mlp.dropout
-            hidden = self.finish_block(layer, hidden, context, drops)
+            hidden = self.finish_block(layer, hidden, context, paddles_own)
         hidden = self.glm.transformer.final_layernorm(hidden)
         if labels is None:
             return self.head(hidden)
@@ -81,17 +94,16 @@ class GLMForConditionalGeneration(StockGLM):
     def block(self, layer, number, hidden, attention, noise, last):
         """Transformer layer `number` over [tokens, hidden]; the last one gives target tokens alone, which the head
         reads."""
-        drops = [
-            dropout_at(noise, dropout, number + 1, place)
-            for place, dropout in enumerate(
-                (layer.attention.attention_dropout, layer.attention.output_dropout, layer.mlp.dropout)
-            )
-        ]
-        mixed = linear(layer.attention.query_key_value, layer_norm(layer.input_layernorm, hidden))
-        context = attention(mixed, drops[0], targets_only=last)
+
+        def drop(dropout, place):
+            return dropout_at(noise, dropout, number + 1, place)
+
+        normal = layer_norm(layer.input_layernorm, hidden)
+        mixed = adapted(layer.attention.query_key_value, normal, drop, QKV_INPUT)
+        context = attention(mixed, drop(layer.attention.attention_dropout, PROBABILITIES), targets_only=last)
         if last:
             hidden = only_targets(hidden, attention.layout)
-        return self.finish_block(layer, hidden, context, drops[1:])
+        return self.finish_block(layer, hidden, context, drop)
 
     def embed(self, input_ids, position_ids=None):
         """Sum of word, position and block position embeddings, [batch, length, hidden]."""
@@ -104,24 +116,30 @@ class GLMForConditionalGeneration(StockGLM):
             hidden + stack.position_embeddings(position_ids[:, 0]) + stack.block_position_embeddings(position_ids[:, 1])
         )
 
-    def project(self, layer, hidden):
+    def project(self, layer, hidden, drop=no_dropout):
         """Query (scaled by 1 / sqrt(head_dim)), key and value of [batch, length, hidden], each [batch, heads, length,
         head_dim].
 
         paddlenlp also divides by config.attention_scale and multiplies it back after subtracting a maximum. The softmax
         does not see that, so it is left out here.
         """
-        mixed = linear(layer.attention.query_key_value, layer_norm(layer.input_layernorm, hidden))
+        normal = layer_norm(layer.input_layernorm, hidden)
+        mixed = adapted(layer.attention.query_key_value, normal, drop, QKV_INPUT)
         heads = self.config.num_attention_heads
         query, key, value = split_heads(mixed, heads, self.config.hidden_size // heads)
         return query / math.sqrt(self.config.hidden_size // heads), key, value
 
-    def finish_block(self, layer, hidden, context, drops=(unchanged, unchanged)):
-        """The rest of a layer once attention has read its context [..., hidden]; drops: the dropout of both parts."""
+    def finish_block(self, layer, hidden, context, drop=no_dropout):
+        """The rest of a layer once attention has read its context [..., hidden].
+
+        drop(dropout layer, place) gives the dropout to apply at a place of the layer.
+        """
         attention, mlp = layer.attention, layer.mlp
-        hidden = hidden + drops[0](linear(attention.dense, context))
-        inner = linear(mlp.dense_h_to_4h, layer_norm(layer.post_attention_layernorm, hidden))
-        return hidden + drops[1](linear(mlp.dense_4h_to_h, F.gelu(inner, approximate=True)))
+        update = adapted(attention.dense, context, drop, DENSE_INPUT)
+        hidden = hidden + drop(attention.output_dropout, ATTENTION_OUTPUT)(update)
+        normal = layer_norm(layer.post_attention_layernorm, hidden)
+        inner = F.gelu(adapted(mlp.dense_h_to_4h, normal, drop, H_TO_4H_INPUT), approximate=True)
+        return hidden + drop(mlp.dropout, MLP_OUTPUT)(adapted(mlp.dense_4h_to_h, inner, drop, H4_TO_H_INPUT))
 
     def head(self, hidden):
         """Logits [..., vocab] of hidden states [..., hidden]."""

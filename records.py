@@ -22,9 +22,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _JSON_SPACE = re.compile(r"[ \t\n\r]*")
 _ARRAY_ADVICE = "write the array as [{...}, {...}]"
 
-# A place and what parses it: gives the record's content or None for a blank line, or raises DataError.
+# A place and what parses it: gives the record's content or raises DataError; _blank, where there is only white space.
 Candidate = tuple[Path, int, Callable[[], object]]
-_BLANK = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,19 @@ class Record:
     @property
     def place(self) -> str:
         return f"{self.path}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a file's records, for a split: those whose numbers (from 0, blank lines not counted) are in `numbers`, or
+    all others."""
+
+    numbers: frozenset
+    others: bool = False
+
+    def has(self, number: int) -> bool:
+        """Whether a record belongs to the part."""
+        return (number in self.numbers) != self.others
 
 
 @dataclass
@@ -79,20 +91,30 @@ def read_texts(path, on_bad_data: str = "error") -> tuple[list[Record], ReadRepo
 
 
 def iter_records(
-    path, fields: Fields, on_bad_data: str = "error", report: ReadReport | None = None
+    path, fields: Fields, on_bad_data: str = "error", report: ReadReport | None = None, part: Part | None = None
 ) -> Iterator[Record]:
-    """Yield the records of a JSON Lines file, a JSON array of objects or a .source/.target pair, one at a time.
+    """Yield the records of a JSON Lines file, a JSON array of objects or a .source/.target pair, one at a time; with a
+    `part`, only those that belong to it: others are neither checked nor counted.
 
     With on_bad_data="skip" a bad record is counted in `report` and passed over. Raises DataError at the first bad
     record otherwise, and always when the file is missing, empty, holds no good record at all, is an array with
     a syntax error (what follows it cannot be told apart), or is a pair with unequal numbers of lines.
     """
-    if Path(path).suffix not in JSON_SUFFIXES:
-        candidates = _pair_candidates(*pair_files(path))
-    else:
-        _check_file(path)
-        candidates = _array_candidates(path) if _is_array(path) else _line_candidates(path, _parse_json)
-    return _valid_records(candidates, fields, on_bad_data, report or ReadReport(str(path)))
+    return _valid_records(_candidates(path), fields, on_bad_data, report or ReadReport(str(path)), part)
+
+
+def count_records(path) -> int:
+    """How many records, good or bad, a file has that iter_records() reads. Raises DataError."""
+    return sum(parse is not _blank for _, _, parse in _candidates(path))
+
+
+def first_object(path) -> dict | None:
+    """The first record of a JSON file if it is an object, unchecked; None if there is no such file."""
+    try:
+        content = next(parse() for _, _, parse in _candidates(path) if parse is not _blank)
+    except (DataError, StopIteration):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def iter_texts(path, on_bad_data: str = "error", report: ReadReport | None = None) -> Iterator[Record]:
@@ -122,8 +144,8 @@ def pair_files(path) -> tuple[Path, Path]:
 def find_splits(path) -> dict[str, Path | None]:
     """The "train" and "dev" file of a data set; one that is absent is None.
 
-    A directory holds train.json and dev.json (or .jsonl, or .source/.target pairs). A single file is "train". Raises
-    DataError if there is nothing, or two files for one split.
+    A directory holds train.json and dev.json (or .jsonl, or .source/.target pairs), or a single JSON file. A single
+    file is "train". Raises DataError if there is nothing, or two files for one split.
     """
     path = Path(path)
     if not path.is_dir():
@@ -132,6 +154,9 @@ def find_splits(path) -> dict[str, Path | None]:
         return {"train": path, "dev": None}
     splits = {name: _split_file(path, name) for name in ("train", "dev")}
     if not any(splits.values()):
+        files = [file for suffix in JSON_SUFFIXES for file in path.glob("*" + suffix)]
+        if len(files) == 1:
+            return {"train": files[0], "dev": None}
         raise DataError(f"{path}: no train.json or dev.json here; put them there (.jsonl will do), or give a file")
     return splits
 
@@ -158,18 +183,29 @@ def _check_file(path) -> None:
         raise DataError(f"{path}: no such file; check the path")
 
 
+def _candidates(path) -> Iterator[Candidate]:
+    """What may be records of a JSON file or of a pair, none of it parsed. Raises DataError."""
+    if Path(path).suffix not in JSON_SUFFIXES:
+        return _pair_candidates(*pair_files(path))
+    _check_file(path)
+    return _array_candidates(path) if _is_array(path) else _line_candidates(path, _parse_json)
+
+
 def _valid_records(
-    candidates: Iterator[Candidate], fields: Fields, on_bad_data: str, report: ReadReport
+    candidates: Iterator[Candidate], fields: Fields, on_bad_data: str, report: ReadReport, part: Part | None = None
 ) -> Iterator[Record]:
     if on_bad_data not in ON_BAD_DATA:
         raise ValueError(f"on_bad_data is {on_bad_data!r}; it must be one of {', '.join(ON_BAD_DATA)}")
+    number = -1
     for path, line, parse in candidates:
+        if parse is _blank:
+            report.blank += 1
+            continue
+        number += 1
+        if part is not None and not part.has(number):
+            continue
         try:
-            content = parse()
-            if content is _BLANK:
-                report.blank += 1
-                continue
-            record = Record(validate(content, fields, path, line), str(path), line)
+            record = Record(validate(parse(), fields, path, line), str(path), line)
         except DataError as error:
             if on_bad_data == "error":
                 raise
@@ -181,6 +217,11 @@ def _valid_records(
         raise DataError(f"{report.path}: not one usable record; the first: {next(iter(report.first.values()))}")
     if not report.read:
         raise DataError(f"{report.path}: no records in it; put at least one there")
+
+
+def _blank():
+    """Stands for the parser of a line of white space; never called."""
+    raise AssertionError
 
 
 def _raw_lines(path) -> Iterator[tuple[int, bytes]]:
@@ -204,18 +245,19 @@ def _decode(raw: bytes, path, line: int) -> str:
 
 def _line_candidates(path, parse: Callable) -> Iterator[Candidate]:
     for line, raw in _raw_lines(path):
-        yield path, line, partial(parse, raw, path, line)
+        yield path, line, _blank if _is_blank(raw) else partial(parse, raw, path, line)
+
+
+def _is_blank(raw: bytes) -> bool:
+    return not raw.strip() or not raw.decode("utf-8", "replace").strip()
 
 
 def _parse_text(raw: bytes, path, line: int):
-    text = _decode(raw, path, line)
-    return {"source": text} if text.strip() else _BLANK
+    return {"source": _decode(raw, path, line)}
 
 
 def _parse_json(raw: bytes, path, line: int):
     text = _decode(raw, path, line)
-    if not text.strip():
-        return _BLANK
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -223,15 +265,8 @@ def _parse_json(raw: bytes, path, line: int):
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or endless nesting
         problem = f"bad JSON ({error})"
     else:
-        return _not_null(content, path, line)
+        return content
     raise bad_record("bad JSON", path, line, problem, "write one whole JSON object on each line")
-
-
-def _not_null(content, path, line: int):
-    # JSON's null is Python's None, which would pass for a blank line.
-    if content is None:
-        raise bad_record("not an object", path, line, "the record is null", "write {...} with named fields")
-    return content
 
 
 def _is_array(path) -> bool:
@@ -246,7 +281,7 @@ def _array_candidates(path) -> Iterator[Candidate]:
     while text[position : position + 1] != "]":
         line, counted = line + text.count("\n", counted, position), position
         item, position = _parse_item(text, position, path)
-        yield path, line, partial(_not_null, item, path, line)
+        yield path, line, lambda item=item: item
         position = _skip_space(text, position)
         if text[position : position + 1] == ",":
             position = _skip_space(text, position + 1)
@@ -282,13 +317,14 @@ def _pair_candidates(source: Path, target: Path) -> Iterator[Candidate]:
         advice = "line i of one must belong to line i of the other"
         raise bad_record("unequal pair", source, min(counts) + 1, problem, advice)
     for (line, raw_source), (_, raw_target) in zip(_raw_lines(source), _raw_lines(target), strict=True):
-        yield source, line, partial(_parse_pair, raw_source, raw_target, source, target, line)
+        blank = _is_blank(raw_source) and _is_blank(raw_target)
+        yield source, line, _blank if blank else partial(_parse_pair, raw_source, raw_target, source, target, line)
 
 
 def _parse_pair(raw_source: bytes, raw_target: bytes, source: Path, target: Path, line: int):
     texts = {"source": _decode(raw_source, source, line), "target": _decode(raw_target, target, line)}
     empty = [file for text, file in zip(texts.values(), (source, target), strict=True) if not text.strip()]
-    if len(empty) == 1:
+    if empty:
         problem = "this line is empty, its partner is not"
         raise bad_record("empty field", empty[0], line, problem, "fill in or remove both")
-    return _BLANK if empty else texts
+    return texts

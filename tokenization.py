@@ -1,9 +1,10 @@
 """The tokenizer of GLM-Large-Chinese and GLM-10B-Chinese, read from a directory by sentencepiece alone.
 
 A directory is what paddlenlp's GLMChineseTokenizer reads and writes: the sentencepiece model cog-pretrain.model, and
-added_tokens.json with the ids of the special pieces. Texts get the ids that GLMChineseTokenizer gives them, with one
-difference that matters for untrusted input: a text never produces special pieces, not even if it spells "[gMASK]".
-Importing this takes no paddle, so the C++ runtimes can be served by it.
+added_tokens.json with the ids of the special pieces. Texts get the ids that GLMChineseTokenizer gives them, with two
+differences: line breaks become the piece <n>, which the published model has for them, instead of spaces; and a text
+never produces special pieces, not even if it spells "[gMASK]". Importing this takes no paddle, so the C++ runtimes can
+be served by it.
 """
 
 import json
@@ -14,6 +15,8 @@ from errors import UserError
 
 MODEL_FILE = "cog-pretrain.model"
 ADDED_TOKENS_FILE = "added_tokens.json"
+# What a line break is written as, if the sentencepiece model has it as a piece that texts may spell.
+NEWLINE_PIECE = "<n>"
 # The order in which the published vocabulary numbers them, right after the sentencepiece model's own pieces.
 SPECIAL_PIECES = (
     "<|endoftext|>",
@@ -56,6 +59,9 @@ class Tokenizer:
         self.eos_id = self.special_ids["<|endoftext|>"]
         self.sop_id = self.special_ids["<|startofpiece|>"]
         self.eop_id = self.special_ids["<|endofpiece|>"]
+        # sentencepiece itself turns line breaks into spaces.
+        known = self.pieces.PieceToId(NEWLINE_PIECE) != self.pieces.unk_id()
+        self.newline_piece = NEWLINE_PIECE if known else ""
 
     def _read_special_ids(self):
         """Ids of SPECIAL_PIECES, from added_tokens.json or, failing that, from the sentencepiece model."""
@@ -87,6 +93,8 @@ class Tokenizer:
     def encode(self, text):
         """Ids of a text, without special pieces: where the sentencepiece model knows them, they are taken out."""
         special = self.special_numbers
+        if self.newline_piece:
+            text = text.replace("\r\n", "\n").replace("\n", self.newline_piece)
         return [piece_id for piece_id in self.pieces.Encode(text) if piece_id not in special]
 
     def decode(self, ids):
@@ -97,7 +105,12 @@ class Tokenizer:
                 break
             if piece_id not in self.special_numbers and piece_id < len(self.pieces):
                 text_ids.append(piece_id)
-        return self.pieces.Decode(text_ids)
+        return self._text(text_ids)
+
+    def _text(self, ids):
+        """Text of ids that are no special pieces."""
+        text = self.pieces.Decode(ids)
+        return text.replace(self.newline_piece, "\n") if self.newline_piece else text
 
     def spelled(self, ids):
         """Text of ids with the names of special pieces in it, for showing what a model reads."""
@@ -107,7 +120,7 @@ class Tokenizer:
             if piece_id is not None and piece_id not in names:
                 pending.append(piece_id)
                 continue
-            text += self.pieces.Decode(pending) + names.get(piece_id, "")
+            text += self._text(pending) + names.get(piece_id, "")
             pending = []
         return text
 

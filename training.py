@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,68 +11,47 @@ from paddlenlp.trainer import set_seed
 from paddlenlp.trainer.trainer_utils import get_last_checkpoint
 from paddlenlp.utils.log import logger
 
+import adapters
 import checkpoint
 import data
 import inference
 import losses
 import memory
 import metrics
-from arguments import UsageError, choice, to_generation_config
+import tasks
+from arguments import UsageError, to_generation_config
 from callbacks import EarlyStopping, MetricsFile
-from encoding import encode_dataset
+from encoding import encode_file, encode_texts
 from generation_config import check_positions
+from lora import add_lora
+from templates import Selection
 from utils import GLMTrainer
 
 
-@dataclass
-class ModelArguments:
-    """The model to start from."""
-
-    model_name_or_path: str = choice("THUDM/glm-large-chinese", "Directory or name of the model.")
-
-
-@dataclass
-class DataArguments:
-    """Data, lengths, and how evaluation decodes."""
-
-    task_name: str = choice(
-        "dureader_qg", "dureader_qg, demo_qg, a JSON Lines file, or a directory with train.json and dev.json."
-    )
-    src_length: int = choice(608, "Longest source in tokens; of a longer one the context is cut, never the answer.")
-    tgt_length: int = choice(160, "Longest target in tokens, end token included; longer ones are cut on the right.")
-    min_tgt_length: int = choice(55, "Evaluation: shortest generated text in tokens.")
-    length_penalty: float = choice(0.7, "Evaluation: beams compete by log p / ((length + 5) / 6) ** length_penalty.")
-    no_repeat_ngram_size: int = choice(3, "Evaluation: no n-gram of this size occurs twice in a text; 0 allows all.")
-    num_beams: int = choice(5, "Evaluation: beams of the search; 1 is greedy search.")
-    select_topk: bool = choice(True, "Evaluation: take the most probable pieces (True) or draw (False).")
-    top_k: int = choice(0, "Evaluation: draw from the top_k most probable pieces; 0 keeps all.")
-    top_p: float = choice(0.0, "Evaluation: draw from pieces of this total probability; 0 or 1 keeps all.")
-    temperature: float = choice(1.0, "Evaluation: logits are divided by it before drawing.")
-    max_train_samples: int = choice(None, "Use only the first so many training records.")
-    max_eval_samples: int = choice(None, "Use only the first so many evaluation records.")
-    on_bad_data: str = choice("error", "An unusable record: stop, or leave it out.", choices=("error", "skip"))
-
-
-def finetune(model_args, data_args, args, splits, template):
+def finetune(model_args, data_args, lora_args, args, splits, template):
     """Train, evaluate and write every output of a run.
 
-    model_args: ModelArguments. data_args: DataArguments. args: GLMTrainingArguments. splits: {"train": path or None,
-    "dev": path or None}. template: name in data.TEMPLATES.
+    The arguments are those of training_arguments. splits: {"train": path or None, "dev": path or None}. template: name
+    in templates.TEMPLATES.
     """
     generation = to_generation_config(data_args, args.seed) if args.do_eval else None
+    selections = select(data_args, args, splits, template)
     if args.dry_run:
-        return dry_run(model_args, data_args, args, splits, template)
+        return dry_run(model_args, data_args, lora_args, args, selections)
     last_checkpoint = prepare_output_dir(args)
     set_seed(args.seed)
     directory = checkpoint.resolve(model_args.model_name_or_path)
     tokenizer = checkpoint.load_tokenizer(directory)
-    train_rows, eval_rows = load_splits(data_args, args, splits, template, tokenizer)
-    model = checkpoint.load_model(directory)
-    check_lengths(model.config, [*(train_rows or []), *(eval_rows or [])], data_args.tgt_length)
+    train_rows, eval_rows = load_splits(data_args, args, selections, tokenizer)
+    numbers = template == "instruction" and has_numbers(eval_rows or [])
+    if args.metric_for_best_model.endswith("number_match") and not numbers:
+        raise UsageError("--metric_for_best_model number_match needs instructions whose answers have numbers in them")
+    model, files = load_model(model_args, lora_args, args, directory, tokenizer)
+    check_lengths(model.config, (train_rows, eval_rows), data_args.tgt_length)
     logger.info(f"model: {directory}, {paddle.get_device()}, {os.environ.get('OMP_NUM_THREADS')} threads")
     print_memory(model, args, train_rows)
     if args.do_eval:
-        for line in metrics.definition().splitlines():
+        for line in metrics.definition(numbers).splitlines():
             logger.info(line)
 
     trainer = GLMTrainer(
@@ -81,11 +59,14 @@ def finetune(model_args, data_args, args, splits, template):
         args=args,
         tokenizer=tokenizer,
         generation=generation,
+        files=files,
+        score_numbers=numbers,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         callbacks=[MetricsFile(), *([EarlyStopping(patience)] if (patience := args.early_stopping_patience) else [])],
     )
-    write_json({**vars(model_args), **vars(data_args), **args.to_dict()}, args.output_dir, "args.json")
+    arguments = {**vars(model_args), **vars(data_args), **vars(lora_args), **args.to_dict()}
+    write_json(arguments, args.output_dir, "args.json")
     results = {}
     if args.do_train:
         results.update(train(trainer, last_checkpoint))
@@ -93,6 +74,40 @@ def finetune(model_args, data_args, args, splits, template):
         results.update(evaluate(trainer))
     write_json(results, args.output_dir, "all_results.json")
     return results
+
+
+def load_model(model_args, lora_args, args, directory, tokenizer):
+    """(model, what saves and loads the part of it that is trained): all of it, or a LoRA adapter."""
+    if not lora_args.lora:
+        model = checkpoint.load_model(directory)
+        return model, checkpoint.WholeModel(model, tokenizer)
+    stored = adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None
+    config, fingerprint = lora_args.config(stored), {}
+    model = checkpoint.load_model(directory, fingerprint=fingerprint)
+    add_lora(model, config, args.seed, lora_args.lora_plus_scale)
+    adapter = adapters.Adapter(model, config, model_args.model_name_or_path, fingerprint)
+    if lora_args.lora_path:
+        adapter.load(lora_args.lora_path)
+    return model, adapter
+
+
+def select(data_args, args, splits, template):
+    """{"train": templates.Selection, "dev": …} of what a run needs; what it does not need is left out."""
+    needed = {"train": args.do_train, "dev": args.do_eval}
+    counts = {"train": data_args.max_train_samples, "dev": data_args.max_eval_samples}
+    parts = tasks.parts(splits, needed, data_args.dev_ratio, args.seed)
+    history = getattr(data_args, "train_on_history", False)
+    return {
+        split: Selection(
+            path,
+            template,
+            on_bad_data=data_args.on_bad_data,
+            max_samples=counts[split],
+            part=part,
+            with_history=history and split == "train",
+        )
+        for split, (path, part) in parts.items()
+    }
 
 
 def prepare_output_dir(args):
@@ -124,74 +139,71 @@ def prepare_output_dir(args):
     return last
 
 
-def dry_run(model_args, data_args, args, splits, template):
+def dry_run(model_args, data_args, lora_args, args, selections):
     """Read, check and encode the data, show them and the memory that a run needs; {} as results."""
     config, tokenizer = checkpoint.preview(model_args.model_name_or_path)
     train_rows = eval_rows = None
     if tokenizer is None:
         logger.warning(f"{model_args.model_name_or_path}: its tokenizer could not be downloaded; no data are read")
     else:
-        train_rows, eval_rows = load_splits(data_args, args, splits, template, tokenizer)
-        check_lengths(config, [*(train_rows or []), *(eval_rows or [])], data_args.tgt_length)
-    print_memory(
-        checkpoint.empty_model(config),
-        args,
-        train_rows,
-        [(data_args.src_length, data_args.tgt_length)] * args.per_device_train_batch_size,
-    )
+        train_rows, eval_rows = load_splits(data_args, args, selections, tokenizer)
+        check_lengths(config, (train_rows, eval_rows), data_args.tgt_length)
+    model = checkpoint.empty_model(config)
+    if lora_args.lora:
+        stored = adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None
+        add_lora(model, lora_args.config(stored))
+    assumed = [(data_args.src_length, data_args.tgt_length)] * args.per_device_train_batch_size
+    print_memory(model, args, train_rows, assumed)
     logger.info("dry run: nothing is trained")
     return {}
 
 
-def load_splits(data_args, args, splits, template, tokenizer):
+def load_splits(data_args, args, selections, tokenizer):
     """(training rows, evaluation rows), None for what is not asked for; with what a run's first lines say of them."""
-
-    def load(split, wanted, count):
-        path = splits[split]
-        return load_rows(path, template, data_args, tokenizer, count, not args.disable_tqdm) if wanted else None
-
-    train_rows = load("train", args.do_train, data_args.max_train_samples)
-    eval_rows = load("dev", args.do_eval, data_args.max_eval_samples)
-    warn_of_min_length(data_args, train_rows or eval_rows or [])
-    for row in (train_rows or eval_rows or [])[:1]:
+    settings = tokenizer, data_args.src_length, data_args.tgt_length
+    progress = not args.disable_tqdm
+    train_rows = eval_rows = None
+    if selection := selections.get("train"):
+        train_rows = encode_file(selection, *settings, progress=progress)
+        report_rows(train_rows, train_rows.report, data_args)
+    if selection := selections.get("dev"):
+        eval_rows, report = encode_texts(selection, *settings, progress=progress)
+        report_rows(eval_rows, report, data_args)
+    rows = train_rows or eval_rows or []
+    warn_of_min_length(data_args, rows)
+    for row in (rows[i] for i in range(min(1, len(rows)))):
         for name, ids in (("source", row.source_ids), ("target", row.target_ids)):
             logger.info(f"first row, {name} of {len(ids)} tokens decoded back: {tokenizer.spelled(ids)}")
     return train_rows, eval_rows
 
 
-def load_rows(path, template, data_args, tokenizer, max_samples, progress):
-    """Encoded examples of a file, with a report of their lengths."""
-    examples, report = data.load_examples(path, template, True, data_args.on_bad_data, max_samples)
-    rows = encode_dataset(
-        examples,
-        tokenizer,
-        data_args.src_length,
-        data_args.tgt_length,
-        data_args.on_bad_data,
-        report,
-        progress=progress,
-    )
+def report_rows(rows, report, data_args):
+    """Say how many rows there are, how long they are and what was wrong with them."""
     logger.info(report.summary())
-    statistics = data.length_statistics(rows)
-    logger.info(f"{path}: " + ", ".join(f"{name} {value}" for name, value in statistics.items()))
+    statistics = data.length_statistics(data.lengths_of(rows))
+    logger.info(f"{report.path}: " + ", ".join(f"{name} {value}" for name, value in statistics.items()))
     if statistics["target_cut"]:
         logger.warning(
             f"{statistics['target_cut']} targets were cut to {data_args.tgt_length} tokens; see --tgt_length"
         )
-    return rows
+
+
+def has_numbers(rows):
+    """Whether a target of rows with texts has a number in it."""
+    return any(metrics.final_number(row.example.target) is not None for row in rows)
 
 
 def warn_of_min_length(data_args, rows):
     """Warn if evaluation is made to write more than the targets have."""
-    warning = data.check_min_tgt_length([len(row.target_ids) - 1 for row in rows], data_args.min_tgt_length)
+    warning = data.check_min_tgt_length(data.lengths_of(rows)[:, 1] - 1, data_args.min_tgt_length)
     if warning:
         logger.warning(warning)
 
 
-def check_lengths(config, rows, tgt_length):
-    """Raise UserError if positions would be needed that the model does not have."""
-    longest = max((len(row.source_ids) for row in rows), default=0)
-    check_positions(config.max_sequence_length + 1, longest, tgt_length)
+def check_lengths(config, splits, tgt_length):
+    """Raise UserError if positions would be needed that the model does not have; splits: rows, or None."""
+    longest = max((data.lengths_of(rows)[:, 0].max() for rows in splits if rows), default=0)
+    check_positions(config.max_sequence_length + 1, int(longest), tgt_length)
 
 
 def print_memory(model, args, train_rows, assumed=None):
@@ -202,10 +214,10 @@ def print_memory(model, args, train_rows, assumed=None):
     sizes = [int(np.prod(parameter.shape)) for parameter in model.parameters()]
     trained = sum(int(np.prod(parameter.shape)) for parameter in model.parameters() if not parameter.stop_gradient)
     logger.info(f"parameters: {sum(sizes):,}, of which trained: {trained:,}")
-    lengths = [(len(row.source_ids), len(row.target_ids)) for row in train_rows or []] or assumed
-    if not lengths:
+    lengths = data.lengths_of(train_rows)[:, :2] if train_rows else assumed
+    if lengths is None:
         return
-    capacity = max(map(sum, lengths)) if args.packing else None
+    capacity = int(np.sum(lengths, axis=1).max()) if args.packing else None
     rows = memory.largest_micro_batch(lengths, args.per_device_train_batch_size, capacity)
     half = args.fp16_opt_level == "O2" and (args.fp16 or args.bf16)
     parts = memory.training_memory(
@@ -235,8 +247,8 @@ def evaluate(trainer):
     renamed = {}
     for name, value in scores.items():
         bare = name.removeprefix("eval_")
-        renamed[bare if bare in metrics.SCORES else name] = value
-    for name in ("eval_loss", "eval_perplexity", *metrics.SCORES):
+        renamed[bare if bare in metrics.ALL_SCORES else name] = value
+    for name in ("eval_loss", "eval_perplexity", *metrics.ALL_SCORES):
         if name in renamed:
             logger.info(f"{name}: {renamed[name]:.4f}")
     return renamed

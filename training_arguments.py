@@ -1,8 +1,11 @@
-"""paddlenlp's TrainingArguments with what this project adds and mends. Importing it imports paddle."""
+"""The flags of training: model, data, LoRA, and paddlenlp's TrainingArguments with what this project adds and mends.
+
+Importing this imports paddle.
+"""
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import paddle
 from paddlenlp.trainer import TrainingArguments
@@ -10,7 +13,8 @@ from paddlenlp.trainer.trainer_utils import IntervalStrategy
 from paddlenlp.utils.log import logger
 
 from arguments import UsageError, choice
-from metrics import SCORES
+from lora import ALL, TARGETS, LoraConfig
+from metrics import ALL_SCORES
 
 LOSSES = ("loss", "perplexity")
 
@@ -19,6 +23,105 @@ def set_up_logging():
     """Log to stdout, without the dump of every argument (args.json has them): stderr is for errors and progress."""
     logger.handler.stream = sys.stdout
     logger.set_level("INFO")
+
+
+@dataclass
+class ModelArguments:
+    """The model to start from."""
+
+    model_name_or_path: str = choice("THUDM/glm-large-chinese", "Directory or name of the model.")
+
+
+@dataclass
+class DataArguments:
+    """Data, lengths, and how evaluation decodes."""
+
+    task_name: str = choice(
+        "dureader_qg", "dureader_qg, demo_qg, a JSON Lines file, or a directory with train.json and dev.json."
+    )
+    src_length: int = choice(608, "Longest source in tokens; of a longer one the context is cut, never the answer.")
+    tgt_length: int = choice(160, "Longest target in tokens, end token included; longer ones are cut on the right.")
+    min_tgt_length: int = choice(55, "Evaluation: shortest generated text in tokens.")
+    length_penalty: float = choice(0.7, "Evaluation: beams compete by log p / ((length + 5) / 6) ** length_penalty.")
+    no_repeat_ngram_size: int = choice(3, "Evaluation: no n-gram of this size occurs twice in a text; 0 allows all.")
+    num_beams: int = choice(5, "Evaluation: beams of the search; 1 is greedy search.")
+    select_topk: bool = choice(True, "Evaluation: take the most probable pieces (True) or draw (False).")
+    top_k: int = choice(0, "Evaluation: draw from the top_k most probable pieces; 0 keeps all.")
+    top_p: float = choice(0.0, "Evaluation: draw from pieces of this total probability; 0 or 1 keeps all.")
+    temperature: float = choice(1.0, "Evaluation: logits are divided by it before drawing.")
+    max_train_samples: int = choice(None, "Use only the first so many training records.")
+    max_eval_samples: int = choice(None, "Use only the first so many evaluation records.")
+    on_bad_data: str = choice("error", "An unusable record: stop, or leave it out.", choices=("error", "skip"))
+    dev_ratio: float = choice(
+        0.05, "Share of the records kept for evaluation where there is training data alone; which ones, --seed decides."
+    )
+
+    def __post_init__(self):
+        if not 0 < self.dev_ratio < 1:
+            raise UsageError(f"--dev_ratio is {self.dev_ratio}; it must be above 0 and below 1")
+        for name in ("max_train_samples", "max_eval_samples"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass
+class InstructionDataArguments(DataArguments):
+    """Data, lengths, and how evaluation decodes, for instructions."""
+
+    data_name: str = choice("bellegroup", "Where task_name is: bellegroup, which paddlenlp downloads, or a directory.")
+    task_name: str = choice(
+        "school_math_0.25M",
+        "A data set of BELLE, demo_instruction, a JSON Lines file or a JSON array, or a directory with train.json and "
+        "dev.json or a single file.",
+    )
+    train_on_history: bool = choice(
+        False, "Train on the assistant's earlier turns of a talk too, not on the last alone."
+    )
+    src_length: int = choice(512, "Longest source in tokens; of a longer one, the oldest turns of a talk are cut.")
+    tgt_length: int = choice(512, "Longest target in tokens, end token included; longer ones are cut on the right.")
+    min_tgt_length: int = choice(0, "Evaluation: shortest generated text in tokens.")
+    length_penalty: float = choice(1.0, "Evaluation: beams compete by log p / ((length + 5) / 6) ** length_penalty.")
+    no_repeat_ngram_size: int = choice(0, "Evaluation: no n-gram of this size occurs twice in a text; 0 allows all.")
+    num_beams: int = choice(1, "Evaluation: beams of the search; 1 is greedy search.")
+
+
+@dataclass
+class LoraArguments:
+    """Training a LoRA adapter instead of all weights."""
+
+    lora: bool = choice(False, "Train a LoRA adapter and leave the model as it is; output_dir then holds the adapter.")
+    lora_path: str = choice(None, "Adapter directory to go on from, or to evaluate; means --lora True.")
+    r: int = choice(None, "Rank. Default: 8, or the adapter's.")
+    lora_alpha: float = choice(None, "The update is multiplied by lora_alpha / r. Default: 2 * r, or the adapter's.")
+    lora_dropout: float = choice(None, "Dropout of the update's input in training. Default: 0, or the adapter's.")
+    lora_target_modules: list[str] = choice(
+        None,
+        f"Linear layers with an update: {ALL}, or some of {', '.join(TARGETS)}. Default: query_key_value, or the "
+        "adapter's.",
+    )
+    rslora: bool = choice(None, "Multiply by lora_alpha / sqrt(r) instead. Default: False, or the adapter's.")
+    lora_plus_scale: float = choice(1.0, "Learning rate of the factor B over that of A (LoRA+); 16 is usual.")
+
+    def __post_init__(self):
+        self.lora = self.lora or self.lora_path is not None
+        if not self.lora_plus_scale > 0:
+            raise UsageError(f"--lora_plus_scale is {self.lora_plus_scale}; it must be above 0")
+        for name in ("r", "lora_alpha", "lora_dropout", "lora_target_modules", "rslora", "lora_plus_scale"):
+            if not self.lora and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise UsageError(f"--{name} shapes a LoRA adapter: give --lora True with it")
+        self.config()
+
+    def config(self, stored=None):
+        """The LoraConfig asked for; what is left open is taken from `stored`, that of an adapter to go on from."""
+        stored = stored or LoraConfig(r := self.r or 8, alpha=2.0 * r)
+        asked = {
+            "r": self.r,
+            "alpha": self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "target_modules": self.lora_target_modules and tuple(self.lora_target_modules),
+            "rslora": self.rslora,
+        }
+        return replace(stored, **{name: value for name, value in asked.items() if value is not None})
 
 
 @dataclass
@@ -93,7 +196,7 @@ class GLMTrainingArguments(TrainingArguments):
         # paddlenlp does so with load_best_model_at_end alone; stopping early and deleting checkpoints look at it too.
         self.metric_for_best_model = self.metric_for_best_model or "loss"
         best = self.metric_for_best_model.removeprefix("eval_")
-        known = LOSSES if self.prediction_loss_only else (*LOSSES, *SCORES)
+        known = LOSSES if self.prediction_loss_only else (*LOSSES, *ALL_SCORES)
         if best not in known:
             raise UsageError(f"--metric_for_best_model is {best}; it must be one of {', '.join(known)}")
         if self.greater_is_better is None:

@@ -9,7 +9,6 @@ from paddlenlp.trainer import Trainer
 from paddlenlp.trainer.trainer_utils import SchedulerType, speed_metrics
 from paddlenlp.transformers.model_utils import unwrap_model
 
-import checkpoint
 import data
 import inference
 import metrics
@@ -47,11 +46,14 @@ class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
 class GLMTrainer(Trainer):
     """Trains on lists of data.Encoded; evaluates by loss and by what is generated.
 
-    tokenizer: tokenization.Tokenizer. generation: GenerationConfig of evaluation, None without it.
+    tokenizer: tokenization.Tokenizer. generation: GenerationConfig of evaluation, None without it. files: saves and
+    loads what is trained of the model, checkpoint.WholeModel or adapters.Adapter. score_numbers: see metrics.score().
     """
 
-    def __init__(self, *, tokenizer, generation, **kwargs):
+    def __init__(self, *, tokenizer, generation, files, score_numbers=False, **kwargs):
         super().__init__(tokenizer=tokenizer, data_collator=self.collate, **kwargs)
+        self.files = files
+        self.score_numbers = score_numbers
         self.generation = generation
         self.meter = Meter()
         self.answers = []
@@ -98,15 +100,17 @@ class GLMTrainer(Trainer):
 
     def _get_train_sampler(self):
         rows, args = self.train_dataset, self.args
+        lengths = data.lengths_of(rows)[:, :2]
+        totals = lengths.sum(axis=1)
         return TrainingBatches(
             rows,
-            [row.length for row in rows],
-            [len(row.target_ids) for row in rows],
+            totals,
+            lengths[:, 1],
             args.per_device_train_batch_size,
             accumulation=args.gradient_accumulation_steps,
             seed=args.seed,
             group=args.group_by_length,
-            capacity=max(row.length for row in rows) if args.packing else None,
+            capacity=int(totals.max()) if args.packing else None,
             num_replicas=args.dataset_world_size,
             rank=args.dataset_rank,
             drop_last=args.dataloader_drop_last,
@@ -144,7 +148,8 @@ class GLMTrainer(Trainer):
         scores = {}
         if not self.args.prediction_loss_only:
             self.answers = self.generate(model, rows)
-            scores = metrics.score(*zip(*((row.prediction, row.target) for row in self.answers), strict=True))
+            predictions, targets = zip(*((row.prediction, row.target) for row in self.answers), strict=True)
+            scores = metrics.score(predictions, targets, numbers=self.score_numbers)
         model.train()
         results = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), **scores}
         results = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
@@ -189,7 +194,7 @@ class GLMTrainer(Trainer):
 
     def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
         if self.args.should_save:
-            checkpoint.save_model(unwrap_model(self.model), self.tokenizer, output_dir or self.args.output_dir)
+            self.files.save(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model, metrics=None):
         super()._save_checkpoint(model, metrics)
@@ -199,7 +204,7 @@ class GLMTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if resume_from_checkpoint:
-            checkpoint.load_weights(unwrap_model(self.model), resume_from_checkpoint)
+            self.files.load(resume_from_checkpoint)
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
         """Train, and go back to the best checkpoint where load_best_model_at_end asks for it."""
@@ -210,7 +215,7 @@ class GLMTrainer(Trainer):
             result = super().train(resume_from_checkpoint, ignore_keys_for_eval)
         self.args.load_best_model_at_end = load_best
         if load_best and self.state.best_model_checkpoint:
-            checkpoint.load_weights(unwrap_model(self.model), self.state.best_model_checkpoint)
+            self.files.load(self.state.best_model_checkpoint)
             self.scores = None
         return result
 

@@ -1,5 +1,6 @@
 """Files of weights → arrays by name, one at a time: safetensors, .pdparams, and PyTorch's without PyTorch."""
 
+import hashlib
 import io
 import pickle
 from collections import OrderedDict
@@ -19,6 +20,22 @@ class Weights:
 
     shapes: dict[str, tuple[int, ...]]
     take: Callable[[str], np.ndarray]
+
+
+def fingerprinted(weights, fingerprint):
+    """The same Weights, of which `fingerprint` (a dict) gets {"shape", "sha256"} by name as they are taken.
+
+    The hash is that of the values in float32: a model is the same in whatever precision it is stored.
+    """
+
+    def take(name):
+        array = weights.take(name)
+        values = np.ascontiguousarray(array, dtype=np.float32)
+        digest = hashlib.sha256(memoryview(values).cast("B")).hexdigest()
+        fingerprint[name] = {"shape": list(array.shape), "sha256": digest}
+        return array
+
+    return Weights(weights.shapes, take)
 
 
 def read_safetensors(path):

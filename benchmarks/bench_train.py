@@ -27,6 +27,7 @@ from measuring import Worker, alternated, machine, parser, prepared_directory, r
 
 import checkpoint
 import data
+import templates
 
 EXAMPLES, FIXED, DROPOUT, BATCHES = 8, 768, 0.1, 2
 MATRIX = 2048
@@ -47,7 +48,7 @@ def row(seed, source, target):
     """A data.Encoded of random pieces."""
     rng = np.random.default_rng(100 + seed)
     source_ids = np.array([CLS, *rng.integers(0, 50000, source - 3), MASK, EOS])
-    return data.Encoded(data.Example("", "", ""), source_ids, rng.integers(0, 50000, target), source, target)
+    return data.Encoded(templates.Example("", "", ""), source_ids, rng.integers(0, 50000, target), source, target)
 
 
 def rows(number):

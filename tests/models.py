@@ -6,6 +6,7 @@ from paddlenlp.transformers import GLMConfig
 from paddlenlp.transformers import GLMForConditionalGeneration as StockGLM
 
 import data
+import templates
 from generation_config import SpecialIds
 from modeling import GLMForConditionalGeneration
 
@@ -67,7 +68,9 @@ def encoded(source, target=None):
     """A data.Encoded of given ids."""
     source = np.array(source, np.int32)
     target = None if target is None else np.array(target, np.int32)
-    return data.Encoded(data.Example("", "", ""), source, target, len(source), 0 if target is None else len(target))
+    return data.Encoded(
+        templates.Example("", "", ""), source, target, len(source), 0 if target is None else len(target)
+    )
 
 
 def random_source(rng, length):

@@ -250,11 +250,11 @@ def test_a_model_that_does_not_take_the_weights_keeps_its_own(directory, weights
 
 def test_nothing_is_read_before_all_names_and_shapes_fit(directory, weights):
     save_file(weights, str(directory / "model.safetensors"))
-    model = checkpoint.load_model(directory)
+    parameters = dict(checkpoint.load_model(directory).named_parameters())
     shapes = {name: array.shape for name, array in weights.items()}
     taken = []
     for wrong in ({name: shapes[name] for name in list(shapes)[:-1]}, {**shapes, list(shapes)[-1]: (1, 2)}):
-        refusal(checkpoint.assign, model, checkpoint.Weights(wrong, taken.append), directory)
+        refusal(checkpoint.assign, parameters, checkpoint.Weights(wrong, taken.append), directory)
     assert taken == []
 
 

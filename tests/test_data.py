@@ -1,6 +1,5 @@
 """Prompts are compared byte for byte, rows with GLM's layout written out from its definition, one token at a time."""
 
-import json
 import re
 from dataclasses import replace
 
@@ -10,8 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import (
-    TEMPLATES,
-    Example,
     attention_mask,
     check_min_tgt_length,
     collate,
@@ -20,9 +17,10 @@ from data import (
     encode,
     encode_all,
     length_statistics,
-    load_examples,
+    lengths_of,
 )
 from records import ReadReport
+from templates import TEMPLATES, Example
 from truncation import MAX_WINDOW_PROBES
 from validation import DataError
 
@@ -71,68 +69,6 @@ def encoded_batches(draw, tgt_length=8):
     tokenizer = draw(tokenizers)()
     examples = draw(st.lists(question_examples(), min_size=1, max_size=4))
     return encode_all(examples, tokenizer, 200, tgt_length), tokenizer
-
-
-def only(path, template="qg", **options):
-    (example,) = load_examples(path, template, **options)[0]
-    return example
-
-
-def write_record(directory, **fields):
-    path = directory / "data.jsonl"
-    path.write_text(json.dumps(fields, ensure_ascii=False), encoding="utf-8")
-    return path
-
-
-def test_question_template_byte_for_byte(tmp_path):
-    record = {"context": "天空{是}蓝色的。", "answer": "蓝色", "question": "什么颜色？", "id": 3}
-    path = write_record(tmp_path, **record)
-    example = only(path)
-    assert example.source == "答案：蓝色，上下文：天空{是}蓝色的。。在已知答案的前提下，问题："
-    assert (example.target, example.keep, example.record_id, example.place) == ("什么颜色？", "蓝色", 3, f"{path}:1")
-
-
-@pytest.mark.parametrize(
-    ("instruction", "more", "source"),
-    [
-        ("写一首诗", "", "Human:写一首诗\nAssistant:"),
-        ("翻译：", "good", "Human:翻译：good\nAssistant:"),
-        ("Human:你好\nAssistant:", "", "Human:你好\nAssistant:"),
-        ("Human: 你好 Assistant: ", "", "Human: 你好 Assistant: "),
-        ("Human:甲\nAssistant:乙\nHuman:丙\nAssistant:", "", "Human:甲\nAssistant:乙\nHuman:丙\nAssistant:"),
-        ("背景。\nHuman：甲\nAssistant：", "", "背景。\nHuman：甲\nAssistant："),
-        ("Human:甲\nAssistant:", "丁", "Human:甲丁\nAssistant:"),
-        ("Human:甲\nAssistant:乙", "丁", "Human:甲\nAssistant:乙\nHuman:丁\nAssistant:"),
-        ("Human:甲\nAssistant:乙\nHuman:丙", "", "Human:甲\nAssistant:乙\nHuman:丙\nAssistant:"),
-        ("解释 Assistant: 一词", "", "Human:解释 Assistant: 一词\nAssistant:"),
-    ],
-)
-def test_instruction_is_one_human_turn_and_a_talk_is_not_wrapped_again(tmp_path, instruction, more, source):
-    path = write_record(tmp_path, instruction=instruction, input=more, output="好")
-    assert only(path, "instruction").source == source
-    assert only(path, "instruction").target == "好"
-
-
-def test_training_needs_a_target_and_prediction_does_not(tmp_path):
-    path = write_record(tmp_path, context="天空是蓝色的。", answer="蓝色", question="")
-    assert only(path, need_target=False).target is None
-    with pytest.raises(DataError, match="field 'question' is empty"):
-        load_examples(path, "qg")
-    texts = tmp_path / "prompts.txt"
-    texts.write_text("甲\n乙\n", encoding="utf-8")
-    assert [e.source for e in load_examples(texts, "qg", need_target=False)[0]] == ["甲", "乙"]
-    with pytest.raises(DataError, match="cannot tell the format"):
-        load_examples(texts, "qg")
-
-
-def test_pairs_are_prompts_already_and_targets_stay_when_predicting(tmp_path):
-    (tmp_path / "train.source").write_text("甲\n乙\n", encoding="utf-8")
-    (tmp_path / "train.target").write_text("1\n2\n", encoding="utf-8")
-    for need_target in (True, False):
-        examples, report = load_examples(tmp_path / "train.source", "instruction", need_target)
-        assert [(e.source, e.target) for e in examples] == [("甲", "1"), ("乙", "2")]
-        assert report.read == 2
-    assert len(load_examples(tmp_path / "train", "qg", max_samples=1)[0]) == 1
 
 
 @given(example=question_examples())
@@ -321,14 +257,14 @@ def test_prompts_are_padded_on_the_right_and_know_their_mask_token(batch):
 def test_length_statistics_count_lengths_before_cutting():
     tokenizer = CharacterTokenizer()
     examples = [Example("", "甲" * n, "", target="乙" * n) for n in range(1, 21)]
-    figures = length_statistics(encode_all(examples, tokenizer, src_length=13, tgt_length=6))
+    figures = length_statistics(lengths_of(encode_all(examples, tokenizer, src_length=13, tgt_length=6)))
     # Lengths are n + 3 and n + 1; of 20 values the median is the 10th, the 95th percentile the 19th.
     assert figures == {
         "source_count": 20, "source_median": 13, "source_p95": 22, "source_max": 23, "source_cut": 10,
         "target_count": 20, "target_median": 11, "target_p95": 20, "target_max": 21, "target_cut": 15,
     }  # fmt: skip
     prompts = [encode(replace(examples[0], target=None), tokenizer, 13, 6)]
-    assert length_statistics(prompts) == {
+    assert length_statistics(lengths_of(prompts)) == {
         "source_count": 1, "source_median": 4, "source_p95": 4, "source_max": 4, "source_cut": 0,
         "target_count": 0, "target_cut": 0,
     }  # fmt: skip

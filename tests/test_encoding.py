@@ -1,6 +1,7 @@
 """Token ids of a data set: the same in parallel, from the cache, and as data.encode_all() gives them."""
 
-import dataclasses
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from hypothesis import strategies as st
 import builtin_model
 import data
 import encoding
-from records import ReadReport
+import templates
+from records import Part, ReadReport
+from templates import Selection
 from tokenization import Tokenizer
 from validation import DataError
 
 TEXTS = ["湖面海拔一千二百米", "竹编灯笼", "四月到六月是观鸟的好时候", "一盏灯笼大约要编两天"]
+LENGTHS = 50, 6
 
 
 @pytest.fixture(scope="module")
@@ -22,72 +26,119 @@ def tokenizer():
     return Tokenizer(builtin_model.build())
 
 
-def examples(count, bad=()):
-    """Question prompts, some without a target; those in `bad` cannot be cut to the length."""
-    rows = []
+@pytest.fixture(params=[3, 1000], ids=["parallel", "single"], autouse=True)
+def part_size(request, monkeypatch):
+    monkeypatch.setattr(encoding, "PART", request.param)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
+def write_records(path, count, bad=()):
+    """Questions to generate; those in `bad` cannot be cut to the length."""
+    lines = []
     for i in range(count):
-        prompt = data.question_prompt(
-            {"answer": TEXTS[i % 4] * (40 if i in bad else 1), "context": TEXTS[i % 3] * (i % 7)}
-        )
-        rows.append(data.Example(**prompt, target=None if i % 5 == 4 else TEXTS[i % 2], place=f"file:{i + 1}"))
-    return rows
+        answer = TEXTS[i % 4] * (40 if i in bad else 1)
+        record = {"answer": answer, "context": TEXTS[i % 3] * (1 + i % 7), "question": TEXTS[i % 2]}
+        lines.append(json.dumps(record, ensure_ascii=False))
+    path.write_text("\n".join(lines) + "\n", encoding="utf8")
+    return Selection(path, "qg")
 
 
 def assert_same_rows(actual, expected):
     assert len(actual) == len(expected)
-    for one, other in zip(actual, expected, strict=True):
-        assert one.example == other.example
+    for one, other in zip([actual[i] for i in range(len(actual))], expected, strict=True):
+        assert one.example.place == other.example.place
         for name in ("source_ids", "target_ids"):
             a, b = getattr(one, name), getattr(other, name)
-            assert (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))
+            assert a.dtype == b.dtype
+            assert np.array_equal(a, b)
         assert (one.full_source_length, one.full_target_length) == (other.full_source_length, other.full_target_length)
 
 
-@pytest.mark.parametrize("part", [3, 1000])
-def test_rows_equal_those_of_encode_all_in_parallel_and_from_the_cache(tokenizer, tmp_path, monkeypatch, part):
-    monkeypatch.setattr(encoding, "PART", part)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    rows = examples(10)
-    expected = data.encode_all(rows, tokenizer, 50, 6)
-    settings = {"cache_dir": tmp_path, "progress": False}
-    assert_same_rows(encoding.encode_dataset(rows, tokenizer, 50, 6, **settings), expected)
-    assert len(list(tmp_path.rglob("*.npz"))) == 1
-    monkeypatch.setattr(encoding, "encode_in_parts", None)  # whoever encodes again now fails
-    moved = [dataclasses.replace(row, place="elsewhere:1") for row in rows]
-    assert_same_rows(
-        encoding.encode_dataset(moved, tokenizer, 50, 6, **settings), data.encode_all(moved, tokenizer, 50, 6)
-    )
+def test_rows_on_disk_and_in_memory_equal_those_of_encode_all(tokenizer, tmp_path, monkeypatch):
+    selection = write_records(tmp_path / "data.json", 20)
+    expected = data.encode_all(templates.load_examples(selection.path, "qg")[0], tokenizer, *LENGTHS)
+    stored = encoding.encode_file(selection, tokenizer, *LENGTHS, cache_dir=tmp_path, progress=False)
+    assert_same_rows(stored, expected)
+    np.testing.assert_array_equal(data.lengths_of(stored), data.lengths_of(expected))
+    texts, report = encoding.encode_texts(selection, tokenizer, *LENGTHS, progress=False)
+    assert_same_rows(texts, expected)
+    assert [row.example for row in texts] == [row.example for row in expected]
+    assert stored.report == report
+
+    monkeypatch.setattr(encoding, "encoded_stream", None)  # whoever encodes again now fails
+    moved = replace(selection, path=selection.path.rename(tmp_path / "moved.json"))
+    again = encoding.encode_file(moved, tokenizer, *LENGTHS, cache_dir=tmp_path, progress=False)
+    assert np.array_equal(again[19].source_ids, expected[19].source_ids)
+    assert again[19].example.place == f"{moved.path}:20"
 
 
-@pytest.mark.parametrize("part", [2, 1000])
-def test_bad_rows_are_told_or_left_out_as_by_encode_all(tokenizer, tmp_path, monkeypatch, part):
-    monkeypatch.setattr(encoding, "PART", part)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    rows, report = examples(6, bad=(2, 5)), ReadReport("file")
-    with pytest.raises(DataError, match="file:3: ") as error:
-        encoding.encode_dataset(rows, tokenizer, 50, 6, cache_dir=tmp_path, progress=False)
-    kept = encoding.encode_dataset(rows, tokenizer, 50, 6, "skip", report, cache_dir=tmp_path, progress=False)
-    assert [row.example for row in kept] == [rows[i] for i in (0, 1, 3, 4)]
-    assert report.skipped == {error.value.reason: 2}
-    assert not list(tmp_path.rglob("*.npz")), "what was left out has to be told in every run"
+def test_bad_rows_are_told_or_left_out_as_by_encode_all_in_every_run(tokenizer, tmp_path):
+    selection = write_records(tmp_path / "data.json", 8, bad=(2, 5))
+    with pytest.raises(DataError, match="data.json:3: ") as error:
+        encoding.encode_file(selection, tokenizer, *LENGTHS, cache_dir=tmp_path, progress=False)
+    assert list((tmp_path / "encoded").iterdir()) == []
+    skipping = replace(selection, on_bad_data="skip")
+    for _ in range(2):
+        kept = encoding.encode_file(skipping, tokenizer, *LENGTHS, cache_dir=tmp_path, progress=False)
+        assert [kept[i].example.place for i in range(len(kept))] == [
+            f"{selection.path}:{i}" for i in (1, 2, 4, 5, 7, 8)
+        ]
+        assert kept.report.skipped == {error.value.reason: 2}
+        assert kept.report.read == 8
+        assert "data.json:3: " in kept.report.summary()
+
+
+def test_reading_is_never_far_ahead_of_what_is_taken(tokenizer, monkeypatch):
+    """Of a set of millions, only a few parts are in memory."""
+    monkeypatch.setattr(encoding, "PART", 10)
+    read = []
+
+    def examples():
+        for number in range(1000):
+            read.append(number)
+            yield templates.Example("", TEXTS[number % 4], "", target="好", place=f"file:{number}")
+
+    stream = encoding.encoded_stream(examples(), tokenizer, *LENGTHS, progress=False)
+    next(stream)
+    assert len(read) <= 10 * (2 + 2 * encoding.AHEAD)
+    assert sum(1 for _ in stream) == 999
 
 
 @given(
-    field=st.sampled_from(["before", "context", "after", "keep", "target"]),
-    texts=st.lists(st.text(max_size=4), min_size=2, max_size=2, unique=True),
+    change=st.sampled_from(
+        [
+            {"template": "text"},
+            {"need_target": False},
+            {"on_bad_data": "skip"},
+            {"max_samples": 2},
+            {"part": Part(frozenset([1]))},
+            {"part": Part(frozenset([1]), others=True)},
+            {"part": Part(frozenset([0]))},
+            {"with_history": True},
+        ]
+    ),
+    lengths=st.sampled_from([(50, 6), (30, 7), (306, 1)]),
 )
-def test_other_texts_or_lengths_have_other_hashes(tokenizer, field, texts):
-    example = data.Example("a", "b", "c", keep="d", target="e")
-    hashes = [
-        encoding.fingerprint([dataclasses.replace(example, **{field: text})], tokenizer, *lengths)
-        for text in texts
-        for lengths in ((50, 6), (30, 7), (306, 1))
-    ]
+def test_whatever_ids_depend_on_changes_the_hash(tokenizer, tmp_path_factory, change, lengths):
+    selection = write_records(tmp_path_factory.mktemp("data") / "data.json", 3)
+    hashes = [encoding.fingerprint(replace(selection, **change), tokenizer, *lengths)]
+    hashes += [encoding.fingerprint(selection, tokenizer, *pair) for pair in (lengths, (51, 6))]
+    write_records(selection.path, 4)
+    hashes.append(encoding.fingerprint(selection, tokenizer, *lengths))
     assert len(set(hashes)) == len(hashes)
 
 
 def test_a_row_is_spelled_with_its_special_pieces(tokenizer):
     text, target = (tokenizer.decode(tokenizer.encode(text)) for text in ("海拔一千二百米", "四月"))
-    (row,) = data.encode_all([data.Example("", text, "", target=target)], tokenizer, 50, 60)
+    (row,) = data.encode_all([templates.Example("", text, "", target=target)], tokenizer, 50, 60)
     assert tokenizer.spelled(row.source_ids) == f"[CLS]{text}[gMASK]<|endoftext|>"
     assert tokenizer.spelled(row.target_ids) == f"{target}<|endofpiece|>"
+
+
+def test_what_was_skipped_in_reading_is_counted_with_what_could_not_be_encoded(tokenizer, tmp_path):
+    selection = replace(write_records(tmp_path / "data.json", 4, bad=(1,)), on_bad_data="skip")
+    with open(selection.path, "a", encoding="utf8") as file:
+        file.write("{\n\n")
+    _, report = encoding.encode_texts(selection, tokenizer, *LENGTHS, progress=False)
+    assert isinstance(report, ReadReport)
+    assert (report.read, report.blank, report.skipped.total()) == (4, 1, 2)

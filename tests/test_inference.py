@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import data
 import inference
+import templates
 from arguments import PromptArguments
 from errors import UserError
 from inference import Answer, scheduled
@@ -30,7 +31,7 @@ class SpellingTokenizer:
 
 def encoded_prompt(number, length, target=None):
     """An encoded prompt of this length whose first id is its number."""
-    example = data.Example("", f"prompt {number}", "", target=target)
+    example = templates.Example("", f"prompt {number}", "", target=target)
     ids = np.array([100 + number] + [1] * (length - 1), np.int32)
     return data.Encoded(example, ids, None, length, 0)
 

@@ -22,6 +22,10 @@ def test_parameters_take_what_adamw_keeps_of_them():
     assert half["optimizer"] == pytest.approx(12e6 / GIB)
     frozen = training_memory(CONFIG, 10**6, 0, [(10, 2)])
     assert frozen["gradients"] == frozen["optimizer"] == 0
+    # LoRA: of what is frozen, embeddings included, there is no gradient.
+    adapter = training_memory(CONFIG, 10**6, 1000, [(10, 2)])
+    assert adapter["gradients"] == pytest.approx(4000 / GIB)
+    assert adapter["optimizer"] == pytest.approx(8000 / GIB)
 
 
 def test_activations_grow_with_tokens_and_shrink_with_recompute():
@@ -36,5 +40,5 @@ def test_activations_grow_with_tokens_and_shrink_with_recompute():
 
 def test_the_largest_micro_batch_has_the_longest_rows():
     lengths = [(3, 1), (9, 2), (5, 5), (1, 1)]
-    assert largest_micro_batch(lengths, 2) == [(9, 2), (5, 5)]
+    assert largest_micro_batch(lengths, 2) == [[9, 2], [5, 5]]
     assert [sum(row) for row in largest_micro_batch(lengths, 2, capacity=11)] == [11, 11]

@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import enum
 import importlib
-import json
 import re
 import shlex
 from functools import cache
@@ -16,7 +15,8 @@ import arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README_en.md")
-SCRIPTS = ("finetune_generation.py", "export_generation_model.py", "infer_generation.py", "predict_generation.py")
+FINETUNE = {"qg": "finetune_generation.py", "instruction": "finetune_instruction_generation.py"}
+SCRIPTS = (*FINETUNE.values(), "export_generation_model.py", "infer_generation.py", "predict_generation.py")
 REQUIRED = ("必填", "required")
 
 
@@ -150,21 +150,6 @@ def own_fields(cls):
     return set(cls.__annotations__)
 
 
-def test_every_config_parses():
-    import training
-    from training_arguments import GLMTrainingArguments
-
-    paths = sorted((ROOT / "configs").glob("*.json"))
-    assert paths
-    for path in paths:
-        classes = (training.ModelArguments, training.DataArguments, GLMTrainingArguments)
-        model_args, data_args, args = arguments.parse(classes, [str(path)])
-        content = json.loads(path.read_text(encoding="utf8"))
-        parsed = {**vars(model_args), **vars(data_args), **vars(args)}
-        for name in ("model_name_or_path", "task_name", "learning_rate", "num_beams", "output_dir"):
-            assert parsed[name] == content.get(name, parsed[name]), (path, name)
-
-
 @pytest.mark.parametrize("document", [*READMES, "CONTRIBUTING.md", "BENCHMARKS.md"])
 def test_files_that_documents_name_exist(document):
     text = text_of(document)
@@ -175,9 +160,9 @@ def test_files_that_documents_name_exist(document):
 
 
 def test_the_template_stands_in_both_readmes_byte_for_byte():
-    import data
+    import templates
 
-    template = data.QUESTION_BEFORE + "{context}" + data.QUESTION_AFTER + "\n"
+    template = templates.QUESTION_BEFORE + "{context}" + templates.QUESTION_AFTER + "\n"
     for readme in READMES:
         assert template in code_blocks(text_of(readme), "text")
 

@@ -202,3 +202,17 @@ def test_an_unusable_directory_is_told_in_one_line(directory, tmp_path, name, co
     assert str(copy) in str(error.value)
     assert "\n" not in str(error.value)
     assert isinstance(error.value, UserError)
+
+
+@pytest.mark.parametrize("text", ["小明\n苹果", "\n小明有\n\n三个", "1. 好\r\n2. 坏", "好\n", "\n"])
+def test_line_breaks_survive_where_there_is_a_piece_for_them(tokenizer, text, tmp_path):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text.replace("\r\n", "\n")
+    assert ids.count(tokenizer.pieces.PieceToId("<n>")) == text.count("\n")
+    assert tokenizer.spelled([*ids, tokenizer.eop_id]) == text.replace("\r\n", "\n") + "<|endofpiece|>"
+
+
+def test_line_breaks_are_spaces_where_there_is_no_piece_for_them(tmp_path):
+    train_pieces(tmp_path / MODEL_FILE)
+    tokenization.complete(tmp_path)
+    assert Tokenizer(tmp_path).decode(Tokenizer(tmp_path).encode("the\nfox")) == "the fox"

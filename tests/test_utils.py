@@ -123,8 +123,8 @@ def test_an_epoch_is_whole_steps_whose_micro_batches_ranks_share(
     examples = [example for of_rank in batches for batch in of_rank for example in batch]
     if not drop_last:
         assert set(examples) == set(range(len(lengths)))
-    if len(of_ranks[0].rows) >= accumulation * ranks:
-        assert len(set(examples)) == len(examples) or len(of_ranks[0].rows) % of_ranks[0].rows_of_a_step
+    if len(of_ranks[0].row_lengths) >= accumulation * ranks:
+        assert len(set(examples)) == len(examples) or len(of_ranks[0].row_lengths) % of_ranks[0].rows_of_a_step
 
 
 @given(**plans)

@@ -1,0 +1,38 @@
+"""Fine-tune a GLM on instructions: BELLE's data sets, or files of the same layout.
+
+    python finetune_instruction_generation.py configs/tiny_instruction_cpu.json
+    python finetune_instruction_generation.py --model_name_or_path THUDM/glm-large-chinese --data_name bellegroup \\
+        --task_name school_math_0.25M --output_dir ./checkpoints/glm-large-math --do_train --do_eval
+
+A JSON file, if it comes first, holds values for the flags; flags override it. README.md explains the flags.
+"""
+
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+from arguments import parse
+from errors import one_line_errors
+
+
+def main(argv=None):
+    """Parse the command line and run."""
+    import tasks
+    from training import finetune
+    from training_arguments import (
+        GLMTrainingArguments,
+        InstructionDataArguments,
+        LoraArguments,
+        ModelArguments,
+        set_up_logging,
+    )
+
+    set_up_logging()
+    with one_line_errors():
+        model_args, data_args, lora_args, args = parse(
+            (ModelArguments, InstructionDataArguments, LoraArguments, GLMTrainingArguments), argv, __doc__
+        )
+        splits = tasks.instructions(data_args.data_name, data_args.task_name, args.do_train, args.do_eval)
+        finetune(model_args, data_args, lora_args, args, splits, "instruction")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""From records to prompts: how the fields of a record become an Example. Imports numpy at most, never paddle."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from records import JSON_SUFFIXES, Fields, Part, ReadReport, first_object, is_pair, iter_records, iter_texts, pair_files
+
+QUESTION_BEFORE = "答案：{answer}，上下文："
+QUESTION_AFTER = "。在已知答案的前提下，问题："
+HUMAN, ASSISTANT = "Human:", "\nAssistant:"
+
+_QUESTION_PROMPT = re.compile(r"(答案：(.+?)，上下文：)(.*)(。在已知答案的前提下，问题：)", re.DOTALL)
+_ROLE = re.compile(r"\s*(?<![A-Za-z])(Human|Assistant)[:：]")
+_TALK = re.compile(r"\A\s*Human[:：]|(?<![A-Za-z])Human[:：].*Assistant[:：]\s*\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its answer. The prompt is before + context + after, of which only context may be shortened.
+
+    `keep` is the part of the context that has to survive; "" or a text that is not there means its `side`,
+    "head" or "tail". `target` is None where only a prediction is asked for.
+    """
+
+    before: str
+    context: str
+    after: str
+    keep: str = ""
+    side: str = "head"
+    target: str | None = None
+    record_id: object = None
+    place: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.before + self.context + self.after
+
+
+@dataclass(frozen=True)
+class Template:
+    """How the fields of a record become an Example. `prompt` gives its before, context, after, keep and side."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    target: str
+    prompt: Callable[[dict], dict]
+
+    def fields(self, need_target: bool) -> Fields:
+        """The fields to ask of a record in training (need_target) or in prediction."""
+        if need_target:
+            return Fields((*self.required, self.target), self.optional)
+        return Fields(self.required, (*self.optional, self.target))
+
+
+def question_prompt(fields: dict) -> dict:
+    """Question generation: the answer and its context are given, the question is asked for."""
+    before = QUESTION_BEFORE.format(answer=fields["answer"])
+    return {"before": before, "context": fields["context"], "after": QUESTION_AFTER, "keep": fields["answer"]}
+
+
+def instruction_prompt(fields: dict) -> dict:
+    """A BELLE record as a talk that ends where the assistant is to speak: "Human:…\\nAssistant:".
+
+    This is the layout of BELLE's own multi-turn records, so that one turn reads like a talk of one turn. When it is
+    too long, a talk loses its oldest turns and a lone instruction its beginning (what is asked stands next to
+    the answer), but an instruction with an input loses the end of the input.
+    """
+    instruction, more = fields["instruction"], fields.get("input", "")
+    if _TALK.search(instruction):
+        context, after = _continue_talk(instruction, more)
+        return {"before": "", "context": context, "after": after, "side": "tail"}
+    side = "head" if more.strip() else "tail"
+    return {"before": HUMAN, "context": instruction + more, "after": ASSISTANT, "side": side}
+
+
+def _continue_talk(talk: str, more: str) -> tuple[str, str]:
+    """A talk and its ending: unchanged if that is "Assistant:" and there is no more to say, else completed."""
+    last = list(_ROLE.finditer(talk))[-1]
+    if last.group(1) == "Human":
+        return talk + more, ASSISTANT
+    if not talk[last.end() :].strip():
+        return talk[: last.start()] + more, talk[last.start() :]
+    return (f"{talk}\n{HUMAN}{more}", ASSISTANT) if more.strip() else (talk, "")
+
+
+def text_prompt(fields: dict) -> dict:
+    """The text as it is. A question prompt or a talk, when too long, is shortened as its own template would do it."""
+    source = fields["source"]
+    if match := _QUESTION_PROMPT.fullmatch(source):
+        before, answer, context, after = match.groups()
+        return {"before": before, "context": context, "after": after, "keep": answer}
+    return {"before": "", "context": source, "after": "", "side": "tail" if _TALK.search(source) else "head"}
+
+
+TEMPLATES = {
+    "qg": Template(("context", "answer"), (), "question", question_prompt),
+    "instruction": Template(("instruction",), ("input",), "output", instruction_prompt),
+    "text": Template(("source",), (), "target", text_prompt),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which examples of a file, and what is made of them.
+
+    JSON files go through the named template; .source/.target pairs and plain text (one prompt a line, only without
+    need_target) already are prompts and are taken as they are.
+
+    max_samples: only the first so many. on_bad_data: "error" or "skip". part: records.Part, the records that belong to
+    it; None for all. with_history: see earlier_turns().
+    """
+
+    path: Path
+    template: str
+    need_target: bool = True
+    on_bad_data: str = "error"
+    max_samples: int | None = None
+    part: Part | None = None
+    with_history: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        if Path(self.path).suffix in JSON_SUFFIXES or not is_pair(self.path):
+            return (Path(self.path),)
+        return pair_files(self.path)
+
+    def examples(self, report: ReadReport) -> Iterator[Example]:
+        """The examples, one at a time: what is not yet asked for is not yet read. Raises DataError."""
+        return islice(self._all_examples(report), self.max_samples)
+
+    def _all_examples(self, report):
+        is_json = Path(self.path).suffix in JSON_SUFFIXES
+        template = TEMPLATES[self.template if is_json else "text"]
+        if is_json or self.need_target or is_pair(self.path):
+            records = iter_records(self.path, template.fields(self.need_target), self.on_bad_data, report, self.part)
+        else:
+            records = iter_texts(self.path, self.on_bad_data, report)
+        for record in records:
+            target = record.fields.get(template.target) or None
+            record_id = record.fields.get("id")
+            example = Example(**template.prompt(record.fields), target=target, record_id=record_id, place=record.place)
+            if self.with_history:
+                yield from earlier_turns(example)
+            yield example
+
+
+def earlier_turns(example: Example) -> Iterable[Example]:
+    """The assistant's earlier turns in a talk, each an example whose source is the talk before it.
+
+    That is how they would have been asked for. One example for all of them would not be: a GLM reads its source in both
+    directions, so a turn inside the source would see its own answer.
+    """
+    roles = list(_ROLE.finditer(example.source)) if _TALK.search(example.source) else []
+    for turn, following in zip(roles, roles[1:], strict=False):
+        answer = example.source[turn.end() : following.start()]
+        if turn.group(1) == "Assistant" and answer.strip():
+            yield replace(example, before="", context=example.source[: turn.start()], after=turn.group(), target=answer)
+
+
+def template_of(path, otherwise: str) -> str:
+    """Name of the template that fits a JSON file's first record, by the fields it has; else `otherwise`."""
+    record = first_object(path) if Path(path).suffix in JSON_SUFFIXES else None
+    fitting = (name for name, template in TEMPLATES.items() if record and set(template.required) <= record.keys())
+    return next(fitting, otherwise)
+
+
+def load_examples(
+    path, template: str, need_target: bool = True, on_bad_data: str = "error", max_samples: int | None = None
+) -> tuple[list[Example], ReadReport]:
+    """The examples of a Selection as a list, and the reader's report. Raises DataError."""
+    report = ReadReport(str(path))
+    return list(Selection(path, template, need_target, on_bad_data, max_samples).examples(report)), report
