@@ -117,8 +117,10 @@ def check_base(directory, fingerprint, base):
         return
     name = differing[0]
     here, there = fingerprint.get(name), recorded.get(name)
-    if here is None or there is None:
-        reason = f"{name} is {'unknown' if here is None else 'missing'} {'here' if here is None else 'there'}"
+    if here is None:
+        reason = f"{name} is missing here"
+    elif there is None:
+        reason = f"{name} was not there"
     elif here["shape"] != there["shape"]:
         reason = f"{name} was {there['shape']} and is {here['shape']}"
     else:

@@ -22,7 +22,9 @@ class Example:
     """A prompt and its answer. The prompt is before + context + after, of which only context may be shortened.
 
     `keep` is the part of the context that has to survive; "" or a text that is not there means its `side`,
-    "head" or "tail". `target` is None where only a prediction is asked for.
+    "head" or "tail". `turns` says where the human's turns in a talk begin, and where the words "Human:" of each end: a
+    talk is shortened by whole turns, as long as there is more than one. `target` is None where only a prediction is
+    asked for.
     """
 
     before: str
@@ -30,6 +32,7 @@ class Example:
     after: str
     keep: str = ""
     side: str = "head"
+    turns: tuple[tuple[int, int], ...] = ()
     target: str | None = None
     record_id: object = None
     place: str = ""
@@ -71,9 +74,14 @@ def instruction_prompt(fields: dict) -> dict:
     instruction, more = fields["instruction"], fields.get("input", "")
     if _TALK.search(instruction):
         context, after = _continue_talk(instruction, more)
-        return {"before": "", "context": context, "after": after, "side": "tail"}
+        return {"before": "", "context": context, "after": after, "side": "tail", "turns": human_turns(context)}
     side = "head" if more.strip() else "tail"
     return {"before": HUMAN, "context": instruction + more, "after": ASSISTANT, "side": side}
+
+
+def human_turns(talk: str) -> tuple[tuple[int, int], ...]:
+    """Where each turn of the human begins in a talk, and where the words that say so end."""
+    return tuple((turn.start(1), turn.end()) for turn in _ROLE.finditer(talk) if turn.group(1) == "Human")
 
 
 def _continue_talk(talk: str, more: str) -> tuple[str, str]:
@@ -92,7 +100,9 @@ def text_prompt(fields: dict) -> dict:
     if match := _QUESTION_PROMPT.fullmatch(source):
         before, answer, context, after = match.groups()
         return {"before": before, "context": context, "after": after, "keep": answer}
-    return {"before": "", "context": source, "after": "", "side": "tail" if _TALK.search(source) else "head"}
+    if _TALK.search(source):
+        return {"before": "", "context": source, "after": "", "side": "tail", "turns": human_turns(source)}
+    return {"before": "", "context": source, "after": ""}
 
 
 TEMPLATES = {
@@ -158,7 +168,8 @@ def earlier_turns(example: Example) -> Iterable[Example]:
     for turn, following in zip(roles, roles[1:], strict=False):
         answer = example.source[turn.end() : following.start()]
         if turn.group(1) == "Assistant" and answer.strip():
-            yield replace(example, before="", context=example.source[: turn.start()], after=turn.group(), target=answer)
+            talk = example.source[: turn.start()]
+            yield replace(example, before="", context=talk, after=turn.group(), turns=human_turns(talk), target=answer)
 
 
 def template_of(path, otherwise: str) -> str:

@@ -1,6 +1,8 @@
 """Shortens a prompt to a number of tokens: the context gives way, the template and the answer stay."""
 
+from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import replace
 
 from validation import DataError
 
@@ -11,12 +13,18 @@ def fit_source(example, tokenize: Callable, limit: int) -> tuple[list[int], int]
     """Token ids of an Example's source, at most `limit` of them, and how many there would be uncut.
 
     The context is cut by whole characters to the largest window that fits and holds the first occurrence of
-    example.keep, roughly in its middle. Raises DataError if the source does not fit even without its context.
+    example.keep, roughly in its middle. A talk is cut by whole turns first. Raises DataError if the source does not fit
+    even without its context.
     """
     ids = tokenize(example.source)
     full_length = len(ids)
     if full_length <= limit:
         return ids, full_length
+    if example.turns:
+        example = _last_turns(example, tokenize, limit)
+        ids = tokenize(example.source)
+        if len(ids) <= limit:
+            return ids, full_length
     start, length = _kept_span(example)
 
     def shortened(size: int) -> list[int]:
@@ -36,6 +44,23 @@ def fit_source(example, tokenize: Callable, limit: int) -> tuple[list[int], int]
             "prompt too long",
         )
     return _largest_window(shortened, limit, smallest, ids, len(example.context), full_length), full_length
+
+
+def _last_turns(example, tokenize: Callable, limit: int):
+    """The Example with as many of its last turns as fit; with the last one alone, its "Human:" not to be cut, if none
+    do."""
+    starts = [start for start, _ in example.turns]
+
+    def fits(start: int) -> bool:
+        return len(tokenize(example.before + example.context[start:] + example.after)) <= limit
+
+    # Fewer turns take fewer tokens: the first that fits is found by bisection.
+    first = bisect_left(starts, True, key=fits)
+    if first < len(starts):
+        return replace(example, context=example.context[starts[first] :], turns=())
+    start, end = example.turns[-1]
+    before = example.before + example.context[start:end]
+    return replace(example, before=before, context=example.context[end:], turns=())
 
 
 def _kept_span(example) -> tuple[int, int]:

@@ -134,7 +134,6 @@ def test_window_is_centred_on_the_first_occurrence_of_the_answer():
         ("qg", {"context": "0123456789", "answer": "无"}, "01234"),
         ("instruction", {"instruction": "0123456789", "input": ""}, "56789"),
         ("instruction", {"instruction": "012", "input": "3456789"}, "01234"),
-        ("instruction", {"instruction": "Human:01\nAssistant:2345\nHuman:6789\nAssistant:"}, ":6789"),
         ("text", {"source": "0123456789"}, "01234"),
     ],
 )
@@ -144,6 +143,27 @@ def test_which_end_is_kept_when_there_is_no_answer_to_keep(template, fields, kep
     src_length = 3 + len(example.before + example.after) + 5
     text = tokenizer.decode(encode(example, tokenizer, src_length, 8).source_ids)
     assert text == example.before + kept + example.after
+
+
+@pytest.mark.parametrize("template", ["instruction", "text"])
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        (66, "背景\nHuman:01\nAssistant:23\nHuman：45\nAssistant:67\nHuman:89\nAssistant:"),
+        (65, "Human:01\nAssistant:23\nHuman：45\nAssistant:67\nHuman:89\nAssistant:"),
+        (62, "Human：45\nAssistant:67\nHuman:89\nAssistant:"),
+        (19, "Human:89\nAssistant:"),
+        (18, "Human:9\nAssistant:"),
+    ],
+)
+def test_a_talk_loses_whole_turns_and_the_last_one_its_beginning(template, limit, kept):
+    talk = "背景\nHuman:01\nAssistant:23\nHuman：45\nAssistant:67\nHuman:89\nAssistant:"
+    assert len(talk) == 66
+    tokenizer = CharacterTokenizer()
+    example = Example(**TEMPLATES[template].prompt({"instruction": talk, "source": talk}))
+    row = encode(example, tokenizer, limit + 3, 8)
+    assert tokenizer.decode(row.source_ids) == kept
+    assert row.full_source_length == len(talk) + 3
 
 
 def test_long_rows_take_few_tokenisations_and_short_ones_a_single_one():

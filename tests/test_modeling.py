@@ -23,9 +23,10 @@ def dense_mask(batch):
 
 
 def gradients(model, loss):
-    """Gradients of all parameters by name, after backward(); they are cleared in the model."""
+    """Gradients of all trained parameters by name, after backward(); they are cleared in the model."""
     loss.backward()
-    result = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    trained = {name: parameter for name, parameter in model.named_parameters() if not parameter.stop_gradient}
+    result = {name: parameter.grad.numpy() for name, parameter in trained.items()}
     model.clear_gradients()
     return result
 

@@ -80,8 +80,10 @@ spelling = st.lists(st.sampled_from([*SPECIAL_PIECES, "<s>", "</s>", "<unk>", "[
 @settings(max_examples=150)
 @given(plain)
 def test_a_text_gets_the_ids_that_paddlenlp_gives_it(tokenizer, stock, text):
-    # paddlenlp strips the text first, which sentencepiece does by itself, and looks pieces up by name.
-    assert tokenizer.encode(text) == stock(text, add_special_tokens=False)["input_ids"]
+    # paddlenlp strips the text first, which sentencepiece does by itself, and looks pieces up by name. It does not make
+    # line breaks the piece that stands for them.
+    spelled = text.replace("\r\n", "\n").replace("\n", "<n>")
+    assert tokenizer.encode(text) == stock(spelled, add_special_tokens=False)["input_ids"]
 
 
 def test_special_pieces_have_the_ids_that_paddlenlp_gives_them(tokenizer, stock):
