@@ -25,8 +25,11 @@ def main(argv=None):
         model_args, data_args, lora_args, args = parse(
             (ModelArguments, DataArguments, LoraArguments, GLMTrainingArguments), argv, __doc__
         )
-        splits = tasks.question_generation(data_args.task_name, args.do_train, args.do_eval)
-        finetune(model_args, data_args, lora_args, args, splits, "qg")
+
+        def locate(*needed):
+            return tasks.question_generation(data_args.task_name, *needed)
+
+        finetune(model_args, data_args, lora_args, args, locate, "qg")
 
 
 if __name__ == "__main__":

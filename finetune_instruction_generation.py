@@ -30,8 +30,11 @@ def main(argv=None):
         model_args, data_args, lora_args, args = parse(
             (ModelArguments, InstructionDataArguments, LoraArguments, GLMTrainingArguments), argv, __doc__
         )
-        splits = tasks.instructions(data_args.data_name, data_args.task_name, args.do_train, args.do_eval)
-        finetune(model_args, data_args, lora_args, args, splits, "instruction")
+
+        def locate(*needed):
+            return tasks.instructions(data_args.data_name, data_args.task_name, *needed)
+
+        finetune(model_args, data_args, lora_args, args, locate, "instruction")
 
 
 if __name__ == "__main__":

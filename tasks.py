@@ -12,6 +12,10 @@ ROOT = Path(__file__).resolve().parent
 BELLE = "bellegroup"
 
 
+class DownloadError(UserError):
+    """A data set cannot be downloaded; the message says which, in one line."""
+
+
 def question_generation(name_or_path, need_train, need_dev):
     """{"train": path, "dev": path} of a question generation task; a split that is not needed may be None.
 
@@ -93,7 +97,7 @@ def dureader_qg(split):
     try:
         return Path(DuReaderQG()._get_data(split))
     except Exception as error:
-        raise UserError(
+        raise DownloadError(
             f"dureader_qg could not be downloaded ({type(error).__name__}): check the network, or give the directory "
             "of its train.json and dev.json as --task_name; demo_qg needs no network"
         ) from None
@@ -109,7 +113,7 @@ def belle(name, split):
     try:
         path = Path(BelleGroup(name=name)._get_data(split))
     except Exception as error:
-        raise UserError(
+        raise DownloadError(
             f"{name} could not be downloaded ({type(error).__name__}): check the network, or give its file or "
             "directory as --task_name; demo_instruction needs no network"
         ) from None

@@ -28,16 +28,16 @@ from templates import Selection
 from utils import GLMTrainer
 
 
-def finetune(model_args, data_args, lora_args, args, splits, template):
+def finetune(model_args, data_args, lora_args, args, locate, template):
     """Train, evaluate and write every output of a run.
 
-    The arguments are those of training_arguments. splits: {"train": path or None, "dev": path or None}. template: name
-    in templates.TEMPLATES.
+    The arguments are those of training_arguments. locate(need_train, need_dev) gives the splits' files, see tasks.
+    template: name in templates.TEMPLATES.
     """
     generation = to_generation_config(data_args, args.seed) if args.do_eval else None
-    selections = select(data_args, args, splits, template)
     if args.dry_run:
-        return dry_run(model_args, data_args, lora_args, args, selections)
+        return dry_run(model_args, data_args, lora_args, args, locate, template)
+    selections = select(data_args, args, locate(args.do_train, args.do_eval), template)
     last_checkpoint = prepare_output_dir(args)
     set_seed(args.seed)
     directory = checkpoint.resolve(model_args.model_name_or_path)
@@ -139,10 +139,17 @@ def prepare_output_dir(args):
     return last
 
 
-def dry_run(model_args, data_args, lora_args, args, selections):
-    """Read, check and encode the data, show them and the memory that a run needs; {} as results."""
+def dry_run(model_args, data_args, lora_args, args, locate, template):
+    """Read, check and encode the data, show them and the memory that a run needs; {} as results.
+
+    What cannot be downloaded is done without: rows of the greatest lengths are then assumed.
+    """
     config, tokenizer = checkpoint.preview(model_args.model_name_or_path)
-    train_rows = eval_rows = None
+    train_rows, eval_rows, selections = None, None, {}
+    try:
+        selections = select(data_args, args, locate(args.do_train, args.do_eval), template)
+    except tasks.DownloadError as error:
+        logger.warning(f"{error}; no data are read")
     if tokenizer is None:
         logger.warning(f"{model_args.model_name_or_path}: its tokenizer could not be downloaded; no data are read")
     else:
@@ -153,7 +160,7 @@ def dry_run(model_args, data_args, lora_args, args, selections):
         stored = adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None
         add_lora(model, lora_args.config(stored))
     assumed = [(data_args.src_length, data_args.tgt_length)] * args.per_device_train_batch_size
-    print_memory(model, args, train_rows, assumed)
+    print_memory(model, args, train_rows, assumed, half=args.asked_for_half)
     logger.info("dry run: nothing is trained")
     return {}
 
@@ -206,10 +213,11 @@ def check_lengths(config, splits, tgt_length):
     check_positions(config.max_sequence_length + 1, int(longest), tgt_length)
 
 
-def print_memory(model, args, train_rows, assumed=None):
+def print_memory(model, args, train_rows, assumed=None, half=None):
     """Say how large a model is, and what training it takes.
 
-    model: may have no weights yet. train_rows: data.Encoded; without them, rows of the lengths `assumed`, if any.
+    model: may have no weights yet. train_rows: data.Encoded; without them, rows of the lengths `assumed`, if any. half:
+    whether weights are float16 or bfloat16; default: as in this run.
     """
     sizes = [int(np.prod(parameter.shape)) for parameter in model.parameters()]
     trained = sum(int(np.prod(parameter.shape)) for parameter in model.parameters() if not parameter.stop_gradient)
@@ -219,12 +227,13 @@ def print_memory(model, args, train_rows, assumed=None):
         return
     capacity = int(np.sum(lengths, axis=1).max()) if args.packing else None
     rows = memory.largest_micro_batch(lengths, args.per_device_train_batch_size, capacity)
-    half = args.fp16_opt_level == "O2" and (args.fp16 or args.bf16)
+    half = args.fp16_opt_level == "O2" and (args.fp16 or args.bf16) if half is None else half
     parts = memory.training_memory(
         model.config, sum(sizes), trained, rows, half=half, recompute=args.recompute, chunk=losses.CHUNK
     )
     figures = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-    logger.info(f"estimated memory of training on each device, GiB: {figures}")
+    kind = "half precision" if half else "float32"
+    logger.info(f"estimated memory of training on each device in {kind}, GiB: {figures}")
 
 
 def train(trainer, last_checkpoint):

@@ -163,6 +163,8 @@ class GLMTrainingArguments(TrainingArguments):
         self.check_best_metric()
         # Left open, paddlenlp takes the same and announces that this will change.
         self.report_to = self.report_to or "visualdl"
+        # A dry run plans for the machine that is meant, which need not be this one.
+        self.asked_for_half = self.fp16_opt_level == "O2" and (self.fp16 or self.bf16)
         if not paddle.is_compiled_with_cuda():
             self.use_float32_on_cpu()
         if self.evaluation_strategy == "no" and self.eval_steps:

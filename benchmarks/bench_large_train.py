@@ -3,8 +3,9 @@
     python benchmarks/bench_large_train.py --json
 
 Steps of AdamW over 2 examples, of the lengths that bench_train.py draws and of the longest allowed (608 and 160
-tokens), with and without --recompute: seconds a step and the most memory that the process had, beside the estimate of
-memory.py.
+tokens), with all weights trained and with LoRA adapters of rank 8, with and without --recompute: seconds a step and the
+most memory that the process had, beside the estimate of memory.py. Sides of the typical lengths take turns, as many as
+fit into 24 GiB together.
 """
 
 import sys
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import statistics
+from contextlib import ExitStack
 
 from bench_decode import LARGE, save_model
 from bench_train import lengths, our_side, row
@@ -21,22 +23,67 @@ from measuring import Worker, machine, parser, prepared_directory, report, secon
 
 import checkpoint
 import memory
+from lora import LoraConfig, add_lora, lora_parameters
 
 STEPS = 6
 BATCHES = {"typical": [lengths(number)[:2] for number in range(STEPS)], "longest": [[(608, 160)] * 2] * STEPS}
+# Sides that are measured in turn, and the batches that they get.
+GROUPS = [
+    ("typical", ("full", "lora", "lora_all")),
+    ("typical", ("full_recompute", "lora_all_recompute")),
+    *(("longest", (side,)) for side in ("full", "full_recompute", "lora_all", "lora_all_recompute")),
+]
+TARGETS = {"lora": ("query_key_value",), "lora_all": ("all",)}
+
+
+def adapter_of(side):
+    """LoraConfig of a side, None where all weights are trained."""
+    targets = TARGETS.get(side.removesuffix("_recompute"))
+    return targets and LoraConfig(r=8, target_modules=targets)
 
 
 def work(side, directory):
-    """Serve {"batch": name, "number": n}: step n over a batch; the side says whether layers are recomputed."""
+    """Serve {"batch": name, "number": n}: step n over a batch; the side says what is trained, and whether layers are
+    recomputed."""
     if side == "prepare":
         return serve(lambda: save_model(directory, LARGE) or {})
-    step = our_side(directory, recompute=side == "recompute")
+    step = our_side(directory, recompute=side.endswith("_recompute"), lora=adapter_of(side))
 
     def answer(batch, number):
         rows = [row(number, *pair) for pair in BATCHES[batch][number]]
         return {"seconds": seconds(lambda: step(rows, number))}
 
     return serve(answer)
+
+
+def measured(batch, sides, directory):
+    """{side: (median seconds of a step, peak GiB)}; the sides take turns."""
+    answers = {side: [] for side in sides}
+    with ExitStack() as stack:
+        workers = {side: stack.enter_context(Worker(__file__, side, "--directory", directory)) for side in sides}
+        for number in range(STEPS):
+            for side, worker in workers.items():
+                answers[side].append(worker.ask(batch=batch, number=number))
+    return {
+        side: (statistics.median(answer["seconds"] for answer in of_side[2:]), of_side[-1]["peak_mib"] / 1024)
+        for side, of_side in answers.items()
+    }
+
+
+def estimated(batch, side, config, parameters, trained):
+    """The estimate of memory.py, in GiB."""
+    rows = max(BATCHES[batch], key=lambda pairs: sum(map(sum, pairs)))
+    recompute = side.endswith("_recompute")
+    return memory.training_memory(config, parameters + trained, trained or parameters, rows, recompute=recompute)[
+        "total"
+    ]
+
+
+def numbers_of_adapter(config, adapter):
+    """How many numbers an adapter of a model has; 0 for None."""
+    if adapter is None:
+        return 0
+    return sum(factor.size for factor in lora_parameters(add_lora(checkpoint.empty_model(config), adapter)).values())
 
 
 def main():
@@ -49,15 +96,17 @@ def main():
     with prepared_directory(__file__) as directory:
         config = checkpoint.load_config(directory)
         parameters = Path(directory, checkpoint.SAFETENSORS).stat().st_size // 4
-        for batch in BATCHES:
-            for side in ("plain", "recompute"):
-                with Worker(__file__, side, "--directory", directory) as worker:
-                    answers = [worker.ask(batch=batch, number=number) for number in range(STEPS)]
-                rows = max(BATCHES[batch], key=lambda pairs: sum(map(sum, pairs)))
-                parts = memory.training_memory(config, parameters, parameters, rows, recompute=side == "recompute")
-                results[f"{batch}_{side}_seconds"] = round(statistics.median(a["seconds"] for a in answers[2:]), 2)
-                results[f"{batch}_{side}_peak_gib"] = round(answers[-1]["peak_mib"] / 1024, 2)
-                results[f"{batch}_{side}_estimated_gib"] = round(parts["total"], 2)
+        for batch, sides in GROUPS:
+            times = measured(batch, sides, directory)
+            for side, (taken, peak) in times.items():
+                trained = numbers_of_adapter(config, adapter_of(side))
+                results[f"{batch}_{side}_seconds"] = round(taken, 2)
+                results[f"{batch}_{side}_peak_gib"] = round(peak, 2)
+                results[f"{batch}_{side}_estimated_gib"] = round(estimated(batch, side, config, parameters, trained), 2)
+                if side != sides[0]:
+                    results[f"{batch}_{side}_time_vs_{sides[0]}"] = round(taken / times[sides[0]][0], 3)
+                if trained:
+                    results[f"{side.removesuffix('_recompute')}_size_vs_base"] = round(trained / parameters, 5)
     return report(results, arguments.json)
 
 

@@ -114,11 +114,13 @@ def stock_side(directory, length):
     return step
 
 
-def our_side(directory, recompute=False):
-    """A step by our model. Steps take data.Encoded rows and a number for the draws."""
+def our_side(directory, recompute=False, lora=None):
+    """A step by our model, or of the LoRA adapter that a LoraConfig describes. Steps take data.Encoded rows and a
+    number for the draws."""
     import paddle
 
     from dropout import Noise
+    from lora import add_lora
     from strides import without_views
     from utils import GlobalNormClip
 
@@ -126,6 +128,8 @@ def our_side(directory, recompute=False):
     for layer in model.sublayers():
         if isinstance(layer, paddle.nn.Dropout):
             layer.p = DROPOUT
+    if lora:
+        add_lora(model, lora)
     model.train()
     optimizer = optimizer_of(model, GlobalNormClip(1.0))
     model.glm.transformer.enable_recompute = recompute
