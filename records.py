@@ -5,13 +5,13 @@ line, so that a set larger than memory can be streamed with iter_records. Standa
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from json_array import ArrayError, array_items, begins_array
 from validation import DataError, Fields, bad_record, validate
 
 JSON_SUFFIXES = (".json", ".jsonl")
@@ -19,8 +19,7 @@ PAIR_SUFFIXES = (".source", ".target")
 ON_BAD_DATA = ("error", "skip")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_JSON_SPACE = re.compile(r"[ \t\n\r]*")
-_ARRAY_ADVICE = "write the array as [{...}, {...}]"
+_UTF8_ADVICE = "save the file as UTF-8 (a GBK file: iconv -f GB18030 -t UTF-8)"
 
 # A place and what parses it: gives the record's content or raises DataError; _blank, where there is only white space.
 Candidate = tuple[Path, int, Callable[[], object]]
@@ -188,7 +187,7 @@ def _candidates(path) -> Iterator[Candidate]:
     if Path(path).suffix not in JSON_SUFFIXES:
         return _pair_candidates(*pair_files(path))
     _check_file(path)
-    return _array_candidates(path) if _is_array(path) else _line_candidates(path, _parse_json)
+    return _array_candidates(path) if begins_array(path) else _line_candidates(path, _parse_json)
 
 
 def _valid_records(
@@ -239,8 +238,7 @@ def _decode(raw: bytes, path, line: int) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         problem = f"byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8"
-        advice = "save the file as UTF-8 (a GBK file: iconv -f GB18030 -t UTF-8)"
-        raise bad_record("bad UTF-8", path, line, problem, advice) from None
+        raise bad_record("bad UTF-8", path, line, problem, _UTF8_ADVICE) from None
 
 
 def _line_candidates(path, parse: Callable) -> Iterator[Candidate]:
@@ -269,45 +267,16 @@ def _parse_json(raw: bytes, path, line: int):
     raise bad_record("bad JSON", path, line, problem, "write one whole JSON object on each line")
 
 
-def _is_array(path) -> bool:
-    return next((raw.strip() for _, raw in _raw_lines(path) if raw.strip()), b"").startswith(b"[")
-
-
 def _array_candidates(path) -> Iterator[Candidate]:
-    """The items of a JSON array with the line each begins on. The file is held in memory as a whole."""
-    text = "\n".join(_decode(raw, path, line) for line, raw in _raw_lines(path))
-    position = _skip_space(text, text.index("[") + 1)
-    line, counted = 1, 0
-    while text[position : position + 1] != "]":
-        line, counted = line + text.count("\n", counted, position), position
-        item, position = _parse_item(text, position, path)
-        yield path, line, lambda item=item: item
-        position = _skip_space(text, position)
-        if text[position : position + 1] == ",":
-            position = _skip_space(text, position + 1)
-        elif text[position : position + 1] != "]":
-            raise _array_error(text, position, path, "expected ',' or ']'")
-    position = _skip_space(text, position + 1)
-    if position != len(text):
-        raise _array_error(text, position, path, "text after the closing ']'")
-
-
-def _skip_space(text: str, position: int) -> int:
-    return _JSON_SPACE.match(text, position).end()
-
-
-def _parse_item(text: str, position: int, path) -> tuple[object, int]:
+    """The items of a JSON array with the line each begins on."""
     try:
-        return json.JSONDecoder().raw_decode(text, position)
-    except json.JSONDecodeError as error:
-        raise _array_error(text, error.pos, path, error.msg) from None
-    except (ValueError, RecursionError) as error:
-        raise _array_error(text, position, path, str(error)) from None
-
-
-def _array_error(text: str, position: int, path, what: str) -> DataError:
-    line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
-    return bad_record("bad JSON", path, line, f"bad JSON at column {column} ({what})", _ARRAY_ADVICE)
+        for line, item in array_items(path):
+            yield path, line, lambda item=item: item
+    except ArrayError as error:
+        kind = "bad UTF-8" if "not UTF-8" in error.problem else "bad JSON"
+        advice = _UTF8_ADVICE if kind == "bad UTF-8" else "write the array as [{...}, {...}]"
+        problem = f"{kind} at column {error.column} ({error.problem})"
+        raise bad_record(kind, path, error.line, problem, advice) from None
 
 
 def _pair_candidates(source: Path, target: Path) -> Iterator[Candidate]:

@@ -212,3 +212,47 @@ def test_script_exits_with_2_on_a_bad_file(tmp_path):
     result = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith(f"{tmp_path}: Is a directory")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12+7=19，所以一共有19个。答案：19", 19),
+        ("还剩 -3.5 度。", -3.5),
+        ("5-3=2", 2),
+        ("10-3", 3),
+        ("一共1,234.50元", 1234.5),
+        ("占3/4", 0.75),
+        ("增长了20%", 0.2),
+        ("答案：１２．５", 12.5),
+        ("先是3，后来没有了", 3),
+        ("10/0", None),
+        ("没有数字", None),
+        ("", None),
+    ],
+)
+def test_the_final_number_is_read_as_people_write_it(text, number):
+    found = metrics.final_number(text)
+    assert (found is None) == (number is None)
+    assert found is None or float(found) == number
+
+
+def test_number_match_counts_samples_whose_target_has_a_number():
+    references = ["答案：19", "2.50", "没有", "1/2", "8"]
+    predictions = ["12+7=19", "2.5元", "3", "0.5", ""]
+    scores = metrics.score(predictions, references, numbers=True)
+    assert scores["number_match"] == 75
+    assert scores.keys() == {*metrics.ALL_SCORES}
+    assert metrics.score(predictions, references).keys() == {*metrics.SCORES}
+    assert "number_match" not in metrics.score(["3"], ["没有"], numbers=True)
+    assert "number_match: " in metrics.definition(numbers=True)
+    assert "number_match" not in metrics.definition()
+
+
+def test_the_script_compares_numbers_if_asked(tmp_path, capsys):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps({"prediction": "是 4", "target": "4"}) + "\n", encoding="utf8")
+    assert metrics.main([str(path), "--numbers"]) == 0
+    assert json.loads(capsys.readouterr().out)["number_match"] == 100
+    assert metrics.main([str(path)]) == 0
+    assert "number_match" not in json.loads(capsys.readouterr().out)

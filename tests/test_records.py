@@ -127,7 +127,7 @@ def test_pretty_printed_array_gives_the_line_each_object_begins_on(tmp_path):
     ("content", "place"),
     [
         (b'[\n{"a": 1}\n{"a": 2}\n]', "3: bad JSON at column 1 (expected ',' or ']')"),
-        (b'[\n{"a": 1},\n', "2: bad JSON at column 10"),
+        (b'[\n{"a": 1},\n', "3: bad JSON at column 1"),
         (b'[\n  {"a": }\n]', "2: bad JSON at column 9"),
         (b"[]\n[]", "2: bad JSON at column 1 (text after"),
         (b"[\n" + b"[" * 100_000, "2: bad JSON at column 1 (maximum recursion"),
