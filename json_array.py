@@ -104,8 +104,9 @@ class Window:
                 problem, end = error.msg, error.pos
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, or endless nesting
                 self.fail(str(error))
-            # What ends with the text may go on behind it, and so may what is not yet whole.
-            if (problem or end == len(self.text)) and self.read_on():
+            # What is not whole may become so, and what looks whole may go on: "1" is the beginning of "1.5".
+            followed = self.text[end : end + 1] in tuple(",] \t\n\r")
+            if (problem or not followed) and self.read_on():
                 continue
             if problem:
                 self.fail(problem, end)
