@@ -93,20 +93,22 @@ def write(model, special_ids, config, directory, prefix, dtype="float32"):
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    decoder = Decoder(model, config, special_ids)
-    # The decoder's head is the transposed word embeddings: the program looks words up in it and stores it alone.
-    model.glm.word_embeddings = embedding_of_columns(decoder.head)
-    if dtype != "float32":
-        decoder = with_stored_dtype(decoder, dtype)
-    decoder.eval()
-    specs = {}
-    for name in generation_config.input_names(config):
-        shape, input_dtype = INPUTS[name]
-        specs[name] = paddle.static.InputSpec(shape, input_dtype, name=name)
-    if "noise" in specs:
-        specs["noise"].shape = (-1, generation_config.draws(config), -1)
-    static = paddle.jit.to_static(decoder, input_spec=[specs], full_graph=True)
-    paddle.jit.save(static, str(directory / prefix))
+    # Names decide on the order of weights in the file: fresh ones, so that the same model always gives the same bytes.
+    with paddle.utils.unique_name.guard("program_"):
+        decoder = Decoder(model, config, special_ids)
+        # The decoder's head is the transposed word embeddings: the program looks words up in it and stores it alone.
+        model.glm.word_embeddings = embedding_of_columns(decoder.head)
+        if dtype != "float32":
+            decoder = with_stored_dtype(decoder, dtype)
+        decoder.eval()
+        specs = {}
+        for name in generation_config.input_names(config):
+            shape, input_dtype = INPUTS[name]
+            specs[name] = paddle.static.InputSpec(shape, input_dtype, name=name)
+        if "noise" in specs:
+            specs["noise"].shape = (-1, generation_config.draws(config), -1)
+        static = paddle.jit.to_static(decoder, input_spec=[specs], full_graph=True)
+        paddle.jit.save(static, str(directory / prefix))
     facts = {"dtype": dtype, "positions": model.config.max_sequence_length + 1}
     generation_config.save(config_path(directory, prefix), config, special_ids, **facts)
 

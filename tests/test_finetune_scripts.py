@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_scripts import DEV, SMALL, TRAINING, read_lines
+from test_scripts import DEV, SMALL, TRAINING, read_lines, weights_of
 
 import builtin_model
 import export_generation_model
@@ -27,10 +27,6 @@ def ended(main, *flags):
     with pytest.raises(SystemExit) as error:
         main([str(flag) for flag in flags])
     return error.value.code
-
-
-def factors_of(directory):
-    return load_file(str(Path(directory) / ADAPTER_FILES[0]))
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +54,11 @@ def test_a_run_leaves_the_adapter_and_every_output_but_no_model(adapter):
 def test_a_resumed_adapter_ends_with_the_same_factors(adapter, tmp_path):
     shutil.copytree(adapter / "checkpoint-4", tmp_path / "checkpoint-4")
     finetune_generation.main([*SMALL, *TRAINING, *LORA, "--output_dir", str(tmp_path)])
-    expected, resumed = factors_of(adapter), factors_of(tmp_path)
+    expected, resumed = weights_of(adapter), weights_of(tmp_path)
     assert expected.keys() == resumed.keys()
     assert all(np.array_equal(expected[name], resumed[name]) for name in expected)
     assert any(
-        not np.array_equal(expected[name], array) for name, array in factors_of(adapter / "checkpoint-4").items()
+        not np.array_equal(expected[name], array) for name, array in weights_of(adapter / "checkpoint-4").items()
     )
 
 

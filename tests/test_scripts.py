@@ -30,9 +30,11 @@ def read_lines(path):
 
 
 def weights_of(directory):
+    """The weights that a run has written, of a model or of an adapter."""
     from safetensors.numpy import load_file
 
-    return load_file(str(Path(directory) / "model.safetensors"))
+    (path,) = Path(directory).glob("*.safetensors")
+    return load_file(str(path))
 
 
 @pytest.fixture(scope="module")
