@@ -14,6 +14,7 @@ HUMAN, ASSISTANT = "Human:", "\nAssistant:"
 
 _QUESTION_PROMPT = re.compile(r"(答案：(.+?)，上下文：)(.*)(。在已知答案的前提下，问题：)", re.DOTALL)
 _ROLE = re.compile(r"\s*(?<![A-Za-z])(Human|Assistant)[:：]")
+_SPEAKERS = {"human": "Human", "user": "Human", "assistant": "Assistant", "gpt": "Assistant"}
 _TALK = re.compile(r"\A\s*Human[:：]|(?<![A-Za-z])Human[:：].*Assistant[:：]\s*\Z", re.DOTALL)
 
 
@@ -44,18 +45,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Template:
-    """How the fields of a record become an Example. `prompt` gives its before, context, after, keep and side."""
+    """How the fields of a record become an Example. `prompt` gives its before, context, after, keep and side; `unify`
+    makes the fields of those of another layout."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
     target: str
     prompt: Callable[[dict], dict]
+    unify: Callable[[dict], dict] = dict
 
     def fields(self, need_target: bool) -> Fields:
         """The fields to ask of a record in training (need_target) or in prediction."""
         if need_target:
-            return Fields((*self.required, self.target), self.optional)
-        return Fields(self.required, (*self.optional, self.target))
+            return Fields((*self.required, self.target), self.optional, self.unify)
+        return Fields(self.required, (*self.optional, self.target), self.unify)
 
 
 def question_prompt(fields: dict) -> dict:
@@ -77,6 +80,21 @@ def instruction_prompt(fields: dict) -> dict:
         return {"before": "", "context": context, "after": after, "side": "tail", "turns": human_turns(context)}
     side = "head" if more.strip() else "tail"
     return {"before": HUMAN, "context": instruction + more, "after": ASSISTANT, "side": side}
+
+
+def talk_of_turns(record: dict) -> dict:
+    """A record whose "conversations" are a list of {"from", "value"}, as in BELLE's train_3.5M_CN, with the fields
+    "instruction", the talk up to where the assistant is to speak, and "output", its last turn if that ends the talk."""
+    turns = record.get("conversations")
+    if "instruction" in record or not isinstance(turns, list) or not turns:
+        return record
+    names = [_SPEAKERS.get(turn.get("from")) if isinstance(turn, dict) else None for turn in turns]
+    if None in names or not all(isinstance(turn.get("value"), str) for turn in turns):
+        return record
+    answered = names[-1] == "Assistant"
+    history = list(zip(names, turns, strict=True))[: -1 if answered else None]
+    talk = "\n".join(f"{name}:{turn['value']}" for name, turn in history) + ASSISTANT
+    return {**record, "instruction": talk, "output": turns[-1]["value"] if answered else ""}
 
 
 def human_turns(talk: str) -> tuple[tuple[int, int], ...]:
@@ -107,7 +125,7 @@ def text_prompt(fields: dict) -> dict:
 
 TEMPLATES = {
     "qg": Template(("context", "answer"), (), "question", question_prompt),
-    "instruction": Template(("instruction",), ("input",), "output", instruction_prompt),
+    "instruction": Template(("instruction",), ("input",), "output", instruction_prompt, talk_of_turns),
     "text": Template(("source",), (), "target", text_prompt),
 }
 
@@ -175,7 +193,11 @@ def earlier_turns(example: Example) -> Iterable[Example]:
 def template_of(path, otherwise: str) -> str:
     """Name of the template that fits a JSON file's first record, by the fields it has; else `otherwise`."""
     record = first_object(path) if Path(path).suffix in JSON_SUFFIXES else None
-    fitting = (name for name, template in TEMPLATES.items() if record and set(template.required) <= record.keys())
+    fitting = (
+        name
+        for name, template in TEMPLATES.items()
+        if record and set(template.required) <= template.unify(record).keys()
+    )
     return next(fitting, otherwise)
 
 

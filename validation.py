@@ -1,5 +1,6 @@
 """What a record must be: named strings that are there, not empty, and can be encoded. Standard library only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from errors import UserError
@@ -25,10 +26,12 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Fields:
-    """The strings a record must have (and not empty), and those it may have."""
+    """The strings a record must have (and not empty), and those it may have. unify: makes them of other ones, where a
+    record is laid out in another way; what it cannot make sense of it returns unchanged."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    unify: Callable[[dict], dict] = dict
 
 
 def bad_record(reason: str, path, line: int, problem: str, advice: str) -> DataError:
@@ -44,6 +47,7 @@ def validate(content, fields: Fields, path, line: int) -> dict:
     if not isinstance(content, dict):
         problem = f"the record is {_JSON_TYPES[type(content)]}, not an object"
         raise bad_record("not an object", path, line, problem, "write {...} with named fields")
+    content = fields.unify(content)
     for name in fields.required:
         _check_required(content, name, path, line)
     checked = dict(content)

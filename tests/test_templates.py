@@ -142,3 +142,28 @@ def test_a_file_to_answer_is_read_by_the_template_that_fits_its_first_record(tmp
     path.write_text("\n" + json.dumps(record) + "\n", encoding="utf8")
     assert templates.template_of(path, otherwise="qg") == template
     assert templates.template_of(tmp_path / "prompts.txt", otherwise="qg") == "qg"
+
+
+def test_conversations_are_talks_whose_last_answer_is_the_target(tmp_path):
+    turns = [("human", "甲"), ("assistant", "乙"), ("user", "丙"), ("gpt", "丁")]
+    conversations = [{"from": speaker, "value": text} for speaker, text in turns]
+    path = write_record(tmp_path, id="1", conversations=conversations)
+    (example,) = selected(path)[0]
+    assert (example.source, example.target) == ("Human:甲\nAssistant:乙\nHuman:丙\nAssistant:", "丁")
+    assert len(selected(path, with_history=True)[0]) == 2
+    assert templates.template_of(path, otherwise="qg") == "instruction"
+    open_ended = write_record(tmp_path, conversations=conversations[:3])
+    (example,) = selected(open_ended, need_target=False)[0]
+    assert (example.source, example.target) == ("Human:甲\nAssistant:乙\nHuman:丙\nAssistant:", None)
+    with pytest.raises(DataError, match="field 'output' is empty"):
+        selected(open_ended)
+
+
+@pytest.mark.parametrize(
+    "conversations",
+    [[], "甲", [{"from": "robot", "value": "甲"}], [{"from": "human", "value": 1}], ["甲"], [{"value": "甲"}]],
+)
+def test_conversations_that_make_no_sense_are_told_as_missing_fields(tmp_path, conversations):
+    path = write_record(tmp_path, conversations=conversations)
+    with pytest.raises(DataError, match="data.jsonl:1: no field 'instruction' .the record has 'conversations'."):
+        selected(path)
