@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import checkpoint
-from checkpoint import ADAPTER_CONFIG_FILE, ModelError
+from checkpoint import ADAPTER_CONFIG_FILE
 from errors import UserError
 from lora import LoraConfig, add_lora, lora_parameters, merge_lora
+from model_weights import ModelError, as_array, assign, read_object, read_weights_file, write_weights
 
 WEIGHTS_FILE, FINGERPRINT_FILE = "lora_model_state.safetensors", "base_fingerprint.json"
 # Key in lora_config.json → field of LoraConfig and its type; the keys are paddlenlp's.
@@ -44,8 +45,8 @@ class Adapter:
         """Write the adapter, without its base model."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_weights(
-            {name: checkpoint.as_array(factor, "float32") for name, factor in lora_parameters(self.model).items()},
+        write_weights(
+            {name: as_array(factor, "float32") for name, factor in lora_parameters(self.model).items()},
             directory / WEIGHTS_FILE,
         )
         content = {key: getattr(self.config, name) for key, (name, _) in FIELDS.items()}
@@ -61,7 +62,7 @@ class Adapter:
                 raise ModelError(f"{directory}: {key} of this adapter is {found}, not {wanted}; leave the flag out")
         check_base(directory, self.fingerprint, self.base)
         path = Path(directory) / WEIGHTS_FILE
-        checkpoint.assign(lora_parameters(self.model), checkpoint.read_weights_file(path), path)
+        assign(lora_parameters(self.model), read_weights_file(path), path)
 
 
 def load_model(base, lora_path, dtype="float32"):
@@ -89,7 +90,7 @@ def read_config(directory):
         if not (directory / name).is_file():
             raise ModelError(f"{directory}: no {name} there; it is no whole LoRA adapter")
     path = directory / ADAPTER_CONFIG_FILE
-    content = checkpoint.read_object(path)
+    content = read_object(path)
     unknown, missing = content.keys() - FIELDS.keys() - {BASE_KEY}, FIELDS.keys() - content.keys()
     if unknown or missing:
         kind, names = ("has an unknown", unknown) if unknown else ("lacks", missing)
@@ -109,7 +110,7 @@ def read_config(directory):
 
 def check_base(directory, fingerprint, base):
     """Raise ModelError unless the adapter in a directory was trained on weights with this fingerprint."""
-    recorded = checkpoint.read_object(Path(directory) / FINGERPRINT_FILE)
+    recorded = read_object(Path(directory) / FINGERPRINT_FILE)
     differing = sorted(
         name for name in recorded.keys() | fingerprint.keys() if recorded.get(name) != fingerprint.get(name)
     )

@@ -1,27 +1,47 @@
-"""Model directories: where they are, reading them whole and checked, writing them."""
+"""Model directories: where they are, reading them whole and checked, writing them, dividing them into shards.
 
+python checkpoint.py split MODEL SHARDS --tensor_parallel_degree 4
+python checkpoint.py merge SHARDS MODEL
+python checkpoint.py reshard SHARDS OTHERS --tensor_parallel_degree 2
+"""
+
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+import argparse
 import json
-import re
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import builtin_model
 import tokenization
-from errors import UserError
+from atomic import check_is_free, new_directory
+from errors import UserError, one_line_errors
+from model_weights import (
+    CONFIG_FILE,
+    PDPARAMS,
+    SAFETENSORS,
+    SHARD_READERS,
+    ModelError,
+    as_array,
+    assign,
+    check,
+    dtype_name,
+    expected_shapes,
+    read_object,
+    read_weights,
+    shard_files,
+    write_weights,
+)
+from sharding import check_degree, local_part, local_shape, to_file
 from tokenization import Tokenizer
-from weight_files import Weights, fingerprinted, read_pdparams, read_pytorch, read_safetensors
+from weight_files import checksums_of, fingerprinted
+from weight_writers import PdparamsWriter, SafetensorsWriter
 
 PUBLISHED = ("THUDM/glm-large-chinese", "THUDM/glm-10b-chinese")
-CONFIG_FILE, ADAPTER_CONFIG_FILE = "config.json", "lora_config.json"
-SAFETENSORS, PDPARAMS, PYTORCH = "model.safetensors", "model_state.pdparams", "pytorch_model.bin"
-TRANSPOSED = re.compile(r"\.(query_key_value|attention\.dense|dense_h_to_4h|dense_4h_to_h)\.weight$")
-
-
-class ModelError(UserError):
-    """A model cannot be found or read; the message says what and where, in one line."""
+ADAPTER_CONFIG_FILE = "lora_config.json"
 
 
 def resolve(name_or_path):
@@ -139,98 +159,15 @@ def load_config(directory):
     return GLMConfig(**{name: value for name, value in content.items() if name != "paddlenlp_version"})
 
 
-def read_object(path):
-    """The object in a JSON file. Raises ModelError."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: must hold one object")
-    return content
-
-
 def stored_dtype(directory):
     """dtype that a model directory's config.json records for its weights: "float16", or "float32"."""
     recorded = load_config(directory).dtype
     return "float16" if recorded == "float16" else "float32"
 
 
-def read_weights(directory):
-    """Weights of a model directory, in paddle's layout. Raises ModelError, and so does taking an array."""
-    directory = Path(directory)
-    readers = ((SAFETENSORS, read_safetensors), (PDPARAMS, read_pdparams), (PYTORCH, read_pytorch))
-    for name, read in readers:
-        path = directory / name
-        if path.is_file():
-            return read_weights_file(path, read)
-    if list(directory.glob("model_state.tp*.pdparams")):
-        raise ModelError(f"{directory}: holds tensor-parallel shards, which have to be merged into one file first")
-    raise ModelError(f"{directory}: no weights there ({', '.join(name for name, _ in readers)})")
-
-
-def read_weights_file(path, read=read_safetensors):
-    """Weights of a file, by one of the readers of weight_files, in paddle's layout. Raises ModelError, and so does
-    taking an array."""
-    with reading(path):
-        weights = to_paddle_layout(read(path))
-    return replace(weights, take=reading(path)(weights.take))
-
-
-@contextmanager
-def reading(path):
-    """Context, or decorator, in which any failure is a ModelError about the file."""
-    try:
-        yield
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: cannot be read ({reason}); is the file whole?") from None
-
-
-def to_paddle_layout(weights):
-    """Weights with linear layers as [in, out]; which layout they have is told by the shape of query_key_value."""
-    fused = next((shape for name, shape in weights.shapes.items() if name.endswith("query_key_value.weight")), None)
-    if fused is None or fused[0] < fused[1]:
-        return weights
-    shapes = {name: shape[::-1] if TRANSPOSED.search(name) else shape for name, shape in weights.shapes.items()}
-
-    def take(name):
-        return weights.take(name).T if TRANSPOSED.search(name) else weights.take(name)
-
-    return Weights(shapes, take)
-
-
 def load_weights(model, directory):
     """Replace a model's weights by those of a directory. Raises ModelError."""
     assign(dict(model.named_parameters()), read_weights(directory), directory)
-
-
-def assign(parameters, weights, place):
-    """Copy weights into parameters (by name), one after another, once all names and shapes are known to fit.
-
-    place: what the message calls where they come from. Raises ModelError.
-    """
-    check(parameters, weights.shapes, place)
-    for name, parameter in parameters.items():
-        array = weights.take(name)
-        if array.dtype.kind != "f":
-            # bfloat16 is uint16 to numpy: taken as numbers, it would make a model of nonsense.
-            raise ModelError(f"{place}: {name} is neither float16 nor float32; convert the checkpoint first")
-        parameter.set_value(np.ascontiguousarray(array, dtype=dtype_name(parameter)))
-
-
-def check(parameters, shapes, directory):
-    """Raise ModelError on the first weight that is missing, unknown or misshapen."""
-    missing = sorted(parameters.keys() - shapes.keys())
-    unknown = sorted(shapes.keys() - parameters.keys())
-    if missing or unknown:
-        kind, names = ("lacks", missing) if missing else ("has an unknown", unknown)
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise ModelError(f"{directory}: the checkpoint {kind} {names[0]}{more}; config.json and weights do not match")
-    for name, parameter in parameters.items():
-        found = list(shapes[name])
-        if found != parameter.shape:
-            raise ModelError(f"{directory}: {name} is {found}, but config.json asks for {parameter.shape}")
 
 
 @dataclass(frozen=True)
@@ -266,26 +203,74 @@ def save_model(model, tokenizer, directory, dtype=None):
     tokenizer.save(directory)
 
 
-def dtype_name(tensor):
-    """Name of a tensor's dtype, as numpy has it."""
-    return str(tensor.dtype).split(".")[-1]
-
-
-def as_array(tensor, dtype):
-    """A tensor as a numpy array of a dtype."""
-    # bfloat16, which numpy does not have, comes as the bits in uint16.
-    return (tensor.astype("float32") if dtype_name(tensor) == "bfloat16" else tensor).numpy().astype(dtype, copy=False)
-
-
-def write_weights(arrays, path):
-    """Write arrays by name as a safetensors file."""
-    from safetensors.numpy import save_file
-
-    save_file(arrays, str(path), metadata={"format": "np"})
-    # safetensors makes a file that only its owner can read, whatever the umask says.
-    path.chmod(path.stat().st_mode | 0o044)
-
-
 def write_json(content, path):
     """Write a JSON file."""
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf8")
+
+
+def reshard(source, target, degree, kind="safetensors"):
+    """Write the model in directory `source`, whole or in shards, into the new directory `target`, whole (degree 1) or
+    in so many tensor-parallel shards.
+
+    kind: "safetensors" or "pdparams". One array at a time is in memory, paddle is not needed, and `target` appears when
+    all of it has been written and read back. Raises UserError before anything is written, or ModelError.
+    """
+    check_is_free(target, "the target")
+    config = read_object(Path(source) / CONFIG_FILE)
+    weights = read_weights(source)
+    check(expected_shapes(config, Path(source) / CONFIG_FILE), weights.shapes, source)
+    check_degree(degree, config.get("num_attention_heads", 1), config["hidden_size"], config["vocab_size"])
+    heads = config.get("num_attention_heads", 1) // degree
+    shapes = {name: local_shape(name, shape, degree) for name, shape in weights.shapes.items()}
+    dtype = str(weights.take(min(shapes, key=lambda name: int(np.prod(shapes[name])))).dtype)
+    with new_directory(target) as workshop:
+        whole = {"safetensors": SAFETENSORS, "pdparams": PDPARAMS}[kind]
+        names = [whole] if degree == 1 else [f"model_state.tp{rank:02d}.{kind}" for rank in range(degree)]
+        writer = {"safetensors": SafetensorsWriter, "pdparams": PdparamsWriter}[kind]
+        with ExitStack() as stack:
+            writers = [stack.enter_context(writer(workshop / name, shapes, dtype)) for name in names]
+            for name in shapes:
+                write_parts(name, weights.take(name), writers, heads)
+        for writer in writers:
+            path = Path(writer.file.name)
+            if checksums_of(SHARD_READERS[kind](path)) != writer.checksums:
+                raise ModelError(f"{path}: what was read back is not what was written; is the disk in order?")
+        write_json({**config, "tensor_parallel_degree": degree, "dtype": dtype}, workshop / CONFIG_FILE)
+        tokenization.copy(source, workshop)
+
+
+def write_parts(name, array, writers, heads):
+    """Write each rank's part of a whole weight."""
+    for rank, writer in enumerate(writers):
+        part = local_part(name, array, rank, len(writers))
+        writer.write(part if len(writers) == 1 else to_file(name, part, heads))
+
+
+def main(argv=None):
+    """The command line: split, merge, reshard."""
+    parser = argparse.ArgumentParser(description="Divide a model into tensor-parallel shards, or put shards together.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="split | merge | reshard")
+    for command, what in (
+        ("split", "write a whole model in shards"),
+        ("merge", "write a model in shards whole"),
+        ("reshard", "write a model, whole or in shards, in another number of shards"),
+    ):
+        one = commands.add_parser(command, help=what, description=what)
+        one.add_argument("source", help="directory of the model")
+        one.add_argument("target", help="new directory, which appears whole or not at all")
+        one.add_argument("--format", choices=SHARD_READERS, default="safetensors", help="of the files that are written")
+        if command != "merge":
+            one.add_argument("--tensor_parallel_degree", type=int, required=True, help="number of shards")
+    arguments = parser.parse_args(argv)
+    with one_line_errors():
+        degree = 1 if arguments.command == "merge" else arguments.tensor_parallel_degree
+        if arguments.command == "split" and shard_files(arguments.source):
+            raise UserError(f"{arguments.source} is in shards already; reshard writes another number of them")
+        if arguments.command == "merge" and not shard_files(arguments.source):
+            raise UserError(f"{arguments.source} has no shards to merge")
+        reshard(arguments.source, arguments.target, degree, arguments.format)
+    print(f"{arguments.source} written to {arguments.target}, {'whole' if degree == 1 else f'{degree} shards'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from pathlib import Path
 from errors import UserError
 
 MODEL_FILE = "cog-pretrain.model"
-ADDED_TOKENS_FILE = "added_tokens.json"
+ADDED_TOKENS_FILE, CONFIGURATION_FILE = "added_tokens.json", "tokenizer_config.json"
 # What a line break is written as, if the sentencepiece model has it as a piece that texts may spell.
 NEWLINE_PIECE = "<n>"
 # The order in which the published vocabulary numbers them, right after the sentencepiece model's own pieces.
@@ -171,6 +171,13 @@ def write_configuration(directory, special_ids):
         "additional_special_tokens": list(SPECIAL_PIECES[4:]),
         "do_lower_case": True,
     }
-    for name, content in ((ADDED_TOKENS_FILE, special_ids), ("tokenizer_config.json", configuration)):
+    for name, content in ((ADDED_TOKENS_FILE, special_ids), (CONFIGURATION_FILE, configuration)):
         text = json.dumps(content, ensure_ascii=False, indent=2)
         (Path(directory) / name).write_text(text + "\n", encoding="utf8")
+
+
+def copy(source, target):
+    """Copy what there is of a tokenizer in one directory into another."""
+    for name in (MODEL_FILE, ADDED_TOKENS_FILE, CONFIGURATION_FILE):
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(target) / name)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ import numpy as np
 class Weights:
     """Arrays by name, handed out one at a time, so that a model's weights need not be in memory twice.
 
-    shapes: name → tuple, known before any array is taken. take: name → numpy array, once; it is not kept.
+    shapes: name → tuple, known before any array is taken. take: name → numpy array; it is not kept. parts: where the
+    arrays are put together from tensor-parallel shards, the Weights of each rank.
     """
 
     shapes: dict[str, tuple[int, ...]]
     take: Callable[[str], np.ndarray]
+    parts: tuple = ()
 
 
 def fingerprinted(weights, fingerprint):
@@ -55,16 +58,81 @@ def read_safetensors(path):
 
 
 def read_pdparams(path):
-    """Weights of a .pdparams file, read whole; memory is given back as they are taken."""
-    import paddle
+    """Weights of a .pdparams file, each read when it is taken; nothing that its pickle asks for is run.
 
-    content = paddle.load(str(path), return_numpy=True)
-    return in_memory({name: array for name, array in content.items() if isinstance(array, np.ndarray)})
+    paddle.save writes a dict of arrays, or of (name, array), as one pickle. Read as such, it would be in memory whole.
+    """
+    with open(path, "rb") as file:
+        content = PdparamsUnpickler(file).load()
+    if not isinstance(content, dict):
+        raise ValueError("holds no dict of arrays")
+    arrays = {name: value[1] if isinstance(value, tuple) else value for name, value in content.items()}
+    arrays = {name: value for name, value in arrays.items() if isinstance(value, StoredArray)}
+
+    def take(name):
+        with open(path, "rb") as file:
+            return arrays[name].read(file)
+
+    return Weights({name: array.shape for name, array in arrays.items()}, take)
 
 
-def in_memory(arrays):
-    """Weights that remove from a dict what is taken."""
-    return Weights({name: array.shape for name, array in arrays.items()}, arrays.pop)
+class StoredArray:
+    """An array of a pickle: its shape, its dtype, and its bytes, or where in the file (offset, size) they are."""
+
+    def __setstate__(self, state):
+        _, self.shape, self.dtype, self.is_fortran, self.content = state
+        if self.dtype.hasobject:
+            raise pickle.UnpicklingError("an array of Python objects is nothing that weights are made of")
+
+    def read(self, file):
+        """The array."""
+        content = self.content
+        if isinstance(content, tuple):
+            file.seek(content[0])
+            content = file.read(content[1])
+        return np.frombuffer(content, self.dtype).reshape(self.shape, order="F" if self.is_fortran else "C")
+
+
+class PdparamsUnpickler(pickle._Unpickler):
+    """Reads arrays as StoredArray and leaves their bytes in the file; refuses whatever else a pickle may do.
+
+    The interpreter's own unpickler in C cannot be made to pass bytes over; its twin in Python can.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    KNOWN = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("builtins", "tuple"): tuple,
+        ("numpy", "ndarray"): StoredArray,
+        ("numpy", "dtype"): np.dtype,
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: StoredArray(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: StoredArray(),
+        # How protocol 2 spells bytes.
+        ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
+    }
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.file = file
+
+    def find_class(self, module, name):
+        """What a pickle may call."""
+        if (module, name) not in self.KNOWN:
+            raise pickle.UnpicklingError(f"{module}.{name} is nothing that weights are made of")
+        return self.KNOWN[module, name]
+
+    def pass_over(self, width):
+        """Put bytes, whose size has `width` bytes, on the stack: where they are, unless they are in a frame, and so
+        few."""
+        size = int.from_bytes(self.read(width), "little")
+        if self._unframer.current_frame is not None:
+            self.append(self.read(size))
+            return
+        self.append((self.file.tell(), size))
+        self.file.seek(size, io.SEEK_CUR)
+
+    dispatch[pickle.BINBYTES[0]] = lambda self: self.pass_over(4)
+    dispatch[pickle.BINBYTES8[0]] = lambda self: self.pass_over(8)
 
 
 def read_pytorch(path):
@@ -110,3 +178,8 @@ class PyTorchUnpickler(pickle.Unpickler):
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid
         return dtype, key
+
+
+def checksums_of(weights):
+    """{name: CRC-32 of the array's bytes} of Weights."""
+    return {name: zlib.crc32(memoryview(np.ascontiguousarray(weights.take(name))).cast("B")) for name in weights.shapes}

@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 
 import checkpoint
 import generation_config
+import model_weights
 import program
 import runners
 from generation_config import GenerationConfig, SpecialIds
@@ -58,7 +59,7 @@ def save_model(directory, shape):
     for name, parameter in checkpoint.empty_model(config).named_parameters():
         centre = float("layernorm.weight" in name)
         weights[name] = centre + np.float32(0.02) * rng.standard_normal(parameter.shape, dtype="float32")
-    save_file(weights, Path(directory) / checkpoint.SAFETENSORS)
+    save_file(weights, Path(directory) / model_weights.SAFETENSORS)
 
 
 def prepare(directory, shape=SMALL):

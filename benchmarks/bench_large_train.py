@@ -23,6 +23,7 @@ from measuring import Worker, machine, parser, prepared_directory, report, secon
 
 import checkpoint
 import memory
+import model_weights
 from lora import LoraConfig, add_lora, lora_parameters
 
 STEPS = 6
@@ -95,7 +96,7 @@ def main():
     results = {}
     with prepared_directory(__file__) as directory:
         config = checkpoint.load_config(directory)
-        parameters = Path(directory, checkpoint.SAFETENSORS).stat().st_size // 4
+        parameters = Path(directory, model_weights.SAFETENSORS).stat().st_size // 4
         for batch, sides in GROUPS:
             times = measured(batch, sides, directory)
             for side, (taken, peak) in times.items():

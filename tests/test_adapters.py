@@ -11,8 +11,9 @@ from test_checkpoint import CONFIG
 import adapters
 import builtin_model
 import checkpoint
-from checkpoint import ModelError
+import model_weights
 from lora import LoraConfig, add_lora, lora_parameters
+from model_weights import ModelError
 
 LORA = LoraConfig(r=4, alpha=6.0, dropout=0.1, target_modules=("dense", "query_key_value"), rslora=True)
 FILES = ("lora_model_state.safetensors", "lora_config.json", "base_fingerprint.json")
@@ -85,7 +86,7 @@ def test_a_base_is_the_same_in_another_file_and_precision(base, saved, tmp_path)
     halves = {name: array.astype("float16") for name, array in weights.items()}
     widened = {name: array.astype("float32") for name, array in halves.items()}
     transposed = {
-        name: np.ascontiguousarray(array.T) if checkpoint.TRANSPOSED.search(name) else array
+        name: np.ascontiguousarray(array.T) if model_weights.TRANSPOSED.search(name) else array
         for name, array in widened.items()
     }
     fingerprints = []

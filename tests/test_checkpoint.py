@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import builtin_model
 import checkpoint
-from checkpoint import ModelError
+import model_weights
+from model_weights import ModelError
 
 CONFIG = {
     "model_type": "glm",
@@ -254,7 +255,7 @@ def test_nothing_is_read_before_all_names_and_shapes_fit(directory, weights):
     shapes = {name: array.shape for name, array in weights.items()}
     taken = []
     for wrong in ({name: shapes[name] for name in list(shapes)[:-1]}, {**shapes, list(shapes)[-1]: (1, 2)}):
-        refusal(checkpoint.assign, parameters, checkpoint.Weights(wrong, taken.append), directory)
+        refusal(model_weights.assign, parameters, model_weights.Weights(wrong, taken.append), directory)
     assert taken == []
 
 
@@ -404,9 +405,3 @@ def test_a_directory_without_config_or_weights_is_refused(directory):
     assert f"{directory}: no weights there (model.safetensors, " in refusal(checkpoint.load_model, directory)
     (directory / "config.json").unlink()
     assert f"{directory}: no config.json there" in refusal(checkpoint.load_model, directory)
-
-
-def test_shards_are_refused_as_such(directory):
-    for rank in range(2):
-        (directory / f"model_state.tp0{rank}.pdparams").touch()
-    assert "tensor-parallel shards" in refusal(checkpoint.load_model, directory)
