@@ -30,6 +30,7 @@ from model_weights import (
     check,
     dtype_name,
     expected_shapes,
+    local_weights,
     read_object,
     read_weights,
     shard_files,
@@ -103,41 +104,51 @@ def load_tokenizer(name_or_path):
     return Tokenizer(resolve(name_or_path))
 
 
-def load_model(name_or_path, dtype="float32", fingerprint=None):
+def load_model(name_or_path, dtype="float32", fingerprint=None, ranks=None):
     """Load a model, whole, with every name and shape checked.
 
     name_or_path: as for resolve(). The directory holds config.json and model.safetensors, model_state.pdparams or
     pytorch_model.bin, with linear layers as paddle has them ([in, out]) or as PyTorch has them ([out, in]).
     fingerprint: a dict to be filled with {"shape", "sha256"} of every weight, whatever file and dtype it comes from.
+    ranks: parallel.Ranks to divide the model among; this one's part is loaded.
     Returns a modeling.GLMForConditionalGeneration in evaluation mode. Raises ModelError.
     """
     directory = resolve(name_or_path)
     config = load_config(directory)
     config.dtype = dtype
     try:
-        model = empty_model(config)
+        model = empty_model(config, ranks)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(f"{directory / CONFIG_FILE}: no GLM can be made of it ({error})") from None
     weights = read_weights(directory)
-    assign(
-        dict(model.named_parameters()),
-        weights if fingerprint is None else fingerprinted(weights, fingerprint),
-        directory,
-    )
+    if fingerprint is not None:
+        weights = fingerprinted(weights, fingerprint)
+    if ranks is not None and ranks.size > 1:
+        weights = local_weights(weights, ranks.rank, ranks.size)
+    assign(dict(model.named_parameters()), weights, directory)
     model.eval()
     return model
 
 
-def empty_model(config):
-    """modeling.GLMForConditionalGeneration of config.dtype, its parameters without memory until each is assigned."""
+def empty_model(config, ranks=None):
+    """modeling.GLMForConditionalGeneration of config.dtype, its parameters without memory until each is assigned.
+
+    ranks: parallel.Ranks to divide it among. Raises ShardError if they cannot.
+    """
     import paddle
     from paddlenlp.transformers.model_utils import dtype_guard, no_init_weights
 
     from modeling import GLMForConditionalGeneration
+    from parallel import divide, mark_divided
 
     # An optimizer's state is stored under the parameters' names, which count up over the life of a process.
     with paddle.utils.unique_name.guard(), paddle.LazyGuard(), no_init_weights(), dtype_guard(config.dtype):
-        return GLMForConditionalGeneration(config)
+        model = GLMForConditionalGeneration(config)
+        if ranks is not None and ranks.size > 1:
+            check_degree(ranks.size, config.num_attention_heads, config.hidden_size, config.vocab_size)
+            divide(model, ranks)
+            mark_divided(dict(model.named_parameters()))
+    return model
 
 
 def load_config(directory):

@@ -56,7 +56,7 @@ class Decoder(paddle.nn.Layer):
         """Logits [prompts * texts, vocab] of the pieces after `tokens`, and the recent keys and values; see
         GLMForConditionalGeneration.decode_step."""
         hidden, recent = self.model.decode_step(tokens, number, settled, recent, fixed[0], lineage)
-        return paddle.matmul(hidden.flatten(0, 1), self.head), recent
+        return self.model.ranks.columns(paddle.matmul(hidden.flatten(0, 1), self.head)), recent
 
     def first_history(self, inputs):
         """What n-grams may not repeat before anything is generated, [batch, at least 1] int64.

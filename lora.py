@@ -10,6 +10,7 @@ import paddle
 
 from cpu_kernels import linear
 from errors import UserError
+from parallel import ALONE, ParallelLinear, RowParallelLinear
 
 # The linear layers of a transformer layer, and the part of it that each belongs to.
 TARGETS = {"query_key_value": "attention", "dense": "attention", "dense_h_to_4h": "mlp", "dense_4h_to_h": "mlp"}
@@ -74,15 +75,21 @@ class LoRALinear(paddle.nn.Layer):
         inputs, outputs = plain.weight.shape
         self.lora_A = self.create_parameter([inputs, config.r])
         self.lora_B = self.create_parameter([config.r, outputs])
-        # As paddlenlp and the paper's code draw it: uniform, with the variance 1 / (3 * in).
-        first = rng.uniform(-1.0, 1.0, self.lora_A.shape) / math.sqrt(inputs)
+        # As paddlenlp and the paper's code draw it: uniform, with the variance 1 / (3 * in). Of a layer divided by
+        # rows, each rank takes its rows of the same draw.
+        ranks = plain.ranks if isinstance(plain, RowParallelLinear) else ALONE
+        rows = inputs * ranks.size
+        first = np.split(rng.uniform(-1.0, 1.0, [rows, config.r]) / math.sqrt(rows), ranks.size)[ranks.rank]
         for factor, value in ((self.lora_A, first), (self.lora_B, np.zeros(self.lora_B.shape))):
             factor.set_value(paddle.to_tensor(value.astype("float32")).astype(factor.dtype))
 
     def forward(self, tokens, dropout=None):
         """tokens [..., in] → [..., out]; dropout: what is applied to the update's input, by default nothing."""
-        base = linear(self.plain[0], tokens)
+        plain = self.plain[0]
+        base = linear(plain, tokens)
         low = paddle.matmul(tokens if dropout is None else dropout(tokens), self.lora_A) * self.scaling
+        if isinstance(plain, ParallelLinear):
+            low = plain.exchange(low)
         if low.ndim == 2:
             return paddle.addmm(base, low, self.lora_B)
         return base + paddle.matmul(low, self.lora_B)

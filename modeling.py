@@ -22,9 +22,12 @@ from dropout import dropout_at, unchanged
 from layout import Layout
 from lora import adapted
 from losses import cross_entropy
+from parallel import ALONE
 
 # Places of dropout in a transformer layer; those of inputs are LoRA's.
 PROBABILITIES, ATTENTION_OUTPUT, MLP_OUTPUT, QKV_INPUT, DENSE_INPUT, H_TO_4H_INPUT, H4_TO_H_INPUT = range(7)
+# Those where each tensor-parallel rank has a part of its own.
+DIVIDED = PROBABILITIES, DENSE_INPUT, H4_TO_H_INPUT
 
 
 def no_dropout(dropout, place):
@@ -38,7 +41,22 @@ def paddles_own(dropout, place):
 
 
 class GLMForConditionalGeneration(StockGLM):
-    """GLM with a language-modelling head tied to the word embeddings."""
+    """GLM with a language-modelling head tied to the word embeddings.
+
+    ranks: parallel.Ranks among which its weights are divided, see parallel.divide().
+    """
+
+    ranks = ALONE
+
+    @property
+    def heads(self):
+        """Attention heads of this rank."""
+        return self.config.num_attention_heads // self.ranks.size
+
+    @property
+    def head_dim(self):
+        """Size of an attention head."""
+        return self.config.hidden_size // self.config.num_attention_heads
 
     def forward(self, input_ids, position_ids=None, attention_mask=None, labels=None, label_smoothing=0.0, **examples):
         """Return logits [batch, length, vocab], or the mean loss over target tokens when labels are given.
@@ -65,8 +83,11 @@ class GLMForConditionalGeneration(StockGLM):
         labels = labels.flatten()
         targets = paddle.nonzero(labels >= 0).flatten()
         hidden = paddle.gather(hidden.flatten(0, 1), targets)
-        loss = cross_entropy(hidden, self.glm.word_embeddings.weight, paddle.gather(labels, targets), label_smoothing)
-        return loss / targets.shape[0]
+        return self.summed_loss(hidden, paddle.gather(labels, targets), label_smoothing) / targets.shape[0]
+
+    def summed_loss(self, hidden, labels, label_smoothing):
+        """losses.cross_entropy() of hidden states [targets, hidden] against the tied head."""
+        return cross_entropy(hidden, self.glm.word_embeddings.weight, labels, label_smoothing, ranks=self.ranks)
 
     def loss_of_examples(self, input_ids, position_ids, labels, label_smoothing, *, lengths, divisor, noise=None):
         """The loss summed over the target tokens of examples without padding, divided by a number.
@@ -76,7 +97,7 @@ class GLMForConditionalGeneration(StockGLM):
         noise: dropout.Noise; None drops nothing. The probabilities are those of the model's dropout layers.
         """
         stack, layout = self.glm.transformer, Layout.of(lengths)
-        attention = best_attention(layout, self.config.num_attention_heads)
+        attention = best_attention(layout, self.heads)
         hidden = self.embed(input_ids.unsqueeze(0), position_ids.unsqueeze(0)).squeeze(0)
         if noise is not None:
             hidden = noise.add_to_embeddings(hidden, layout)
@@ -89,14 +110,16 @@ class GLMForConditionalGeneration(StockGLM):
             else:
                 hidden = self.block(*arguments)
         hidden = layer_norm(stack.final_layernorm, hidden)
-        return cross_entropy(hidden, self.glm.word_embeddings.weight, labels, label_smoothing) / divisor
+        return self.summed_loss(hidden, labels, label_smoothing) / divisor
 
     def block(self, layer, number, hidden, attention, noise, last):
         """Transformer layer `number` over [tokens, hidden]; the last one gives target tokens alone, which the head
         reads."""
 
         def drop(dropout, place):
-            return dropout_at(noise, dropout, number + 1, place)
+            # What ranks have alike they drop alike; what each has its own part of, each by its own draws.
+            own = (self.ranks.rank,) if self.ranks.size > 1 and place in DIVIDED else ()
+            return dropout_at(noise, dropout, number + 1, place, *own)
 
         normal = layer_norm(layer.input_layernorm, hidden)
         mixed = adapted(layer.attention.query_key_value, normal, drop, QKV_INPUT)
@@ -125,9 +148,8 @@ class GLMForConditionalGeneration(StockGLM):
         """
         normal = layer_norm(layer.input_layernorm, hidden)
         mixed = adapted(layer.attention.query_key_value, normal, drop, QKV_INPUT)
-        heads = self.config.num_attention_heads
-        query, key, value = split_heads(mixed, heads, self.config.hidden_size // heads)
-        return query / math.sqrt(self.config.hidden_size // heads), key, value
+        query, key, value = split_heads(mixed, self.heads, self.head_dim)
+        return query / math.sqrt(self.head_dim), key, value
 
     def finish_block(self, layer, hidden, context, drop=no_dropout):
         """The rest of a layer once attention has read its context [..., hidden].
@@ -143,7 +165,7 @@ class GLMForConditionalGeneration(StockGLM):
 
     def head(self, hidden):
         """Logits [..., vocab] of hidden states [..., hidden]."""
-        return paddle.matmul(hidden, self.glm.word_embeddings.weight, transpose_y=True)
+        return self.ranks.columns(paddle.matmul(hidden, self.glm.word_embeddings.weight, transpose_y=True))
 
     def prefill(self, input_ids, source_mask, mask_index):
         """Read sources once.
@@ -179,8 +201,7 @@ class GLMForConditionalGeneration(StockGLM):
 
         prompts: int32 tensor []. The length is a tensor too, so that an exported program leaves it open.
         """
-        heads = self.config.num_attention_heads
-        shape = [prompts, heads, paddle.zeros([], dtype="int32"), self.config.hidden_size // heads]
+        shape = [prompts, self.heads, paddle.zeros([], dtype="int32"), self.head_dim]
         return [paddle.full(shape, 0.0, dtype="float32") for _ in range(2 * self.config.num_layers)]
 
     def decode_step(self, tokens, number, settled, recent, target_position, lineage):
@@ -196,7 +217,7 @@ class GLMForConditionalGeneration(StockGLM):
         stack, layers = self.glm.transformer, self.config.num_layers
         hidden = self.glm.word_embeddings(tokens) + target_position + stack.block_position_embeddings(number + 1)
         # Expanded once for all layers: adding a tensor of fewer dimensions is many times slower on CPU.
-        bias = bias_of_visible(lineage).unsqueeze(1).tile([1, self.config.num_attention_heads, 1, 1])
+        bias = bias_of_visible(lineage).unsqueeze(1).tile([1, self.heads, 1, 1])
         first = paddle.shape(settled[0])[2]
         keys, values = [], []
         for index, layer in enumerate(stack.layers):

@@ -1,0 +1,157 @@
+"""Tensor parallelism: the ranks among which a layer's weights are divided, and what they exchange. The same code runs
+on GPUs (NCCL) and on CPU (gloo).
+
+As in Megatron-LM (Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053, section 3): a pair of layers, one divided by
+columns and the next by rows, needs one sum over the ranks forward, after the second, and one backward, before the
+first.
+"""
+
+import paddle
+import paddle.distributed as dist
+from paddle.autograd import PyLayer
+
+from cpu_kernels import add_bias, product
+from sharding import axis_of, local_shape
+
+
+class Ranks:
+    """A group of ranks and this one's place in it; size 1 exchanges nothing.
+
+    group: a communication group of paddle.distributed, None for this rank alone.
+    """
+
+    def __init__(self, group=None):
+        self.group = group
+        self.size, self.rank = (group.nranks, group.rank) if group is not None else (1, 0)
+
+    def copy(self, tensor):
+        """The tensor, which all ranks have alike; its gradient is the sum of what it is on each of them."""
+        return tensor if self.size == 1 else CopyToRanks.apply(tensor, self)
+
+    def sum(self, tensor):
+        """The sum of the ranks' tensors; each gets its gradient whole."""
+        return tensor if self.size == 1 else SumOverRanks.apply(tensor, self)
+
+    def summed(self, tensor):
+        """The sum of the ranks' tensors, without a gradient."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total, group=self.group)
+        return total
+
+    def gathered(self, tensor):
+        """[size, ...]: the tensors of all ranks, without a gradient."""
+        if self.size == 1:
+            return tensor.unsqueeze(0)
+        tensors = []
+        dist.all_gather(tensors, tensor.contiguous() if hasattr(tensor, "contiguous") else tensor, group=self.group)
+        return paddle.stack(tensors)
+
+    def columns(self, tensor):
+        """[..., n * size] of the ranks' tensors [..., n], in their order; without a gradient if there are several."""
+        return tensor if self.size == 1 else paddle.concat(self.gathered(tensor).unbind(0), axis=-1)
+
+
+ALONE = Ranks()
+
+
+class CopyToRanks(PyLayer):
+    """See Ranks.copy."""
+
+    @staticmethod
+    def forward(ctx, tensor, ranks):
+        ctx.ranks = ranks
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.ranks.summed(gradient)
+
+
+class SumOverRanks(PyLayer):
+    """See Ranks.sum."""
+
+    @staticmethod
+    def forward(ctx, tensor, ranks):
+        return ranks.summed(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clone()
+
+
+class ParallelLinear(paddle.nn.Layer):
+    """A linear layer of which each rank has a part. exchange: what becomes of [tokens, r], the input of the second
+    factor of LoRA, which is divided with the layer's other side."""
+
+    def __init__(self, shape, bias_shape, ranks):
+        super().__init__()
+        self.ranks = ranks
+        self.weight = self.create_parameter(shape)
+        self.bias = self.create_parameter(bias_shape, is_bias=True)
+
+
+class ColumnParallelLinear(ParallelLinear):
+    """Divided by columns: tokens [..., in], which all ranks have, → [..., out / ranks]."""
+
+    def forward(self, tokens):
+        return product(self.ranks.copy(tokens), self.weight, self.bias)
+
+    def exchange(self, low):
+        return self.ranks.copy(low)
+
+
+class RowParallelLinear(ParallelLinear):
+    """Divided by rows: tokens [..., in / ranks] → [..., out], which all ranks get."""
+
+    def forward(self, tokens):
+        return add_bias(self.ranks.sum(paddle.matmul(tokens, self.weight)), self.bias)
+
+    def exchange(self, low):
+        return self.ranks.sum(low)
+
+
+class VocabularyParallelEmbedding(paddle.nn.Layer):
+    """Embeddings divided by rows of the vocabulary: ids, which all ranks have, → [..., hidden], which all ranks get."""
+
+    def __init__(self, shape, ranks):
+        super().__init__()
+        self.ranks = ranks
+        self.weight = self.create_parameter(shape)
+
+    def forward(self, ids):
+        rows = self.weight.shape[0]
+        own = ids - self.ranks.rank * rows
+        mine = (own >= 0) & (own < rows)
+        found = paddle.nn.functional.embedding(paddle.clip(own, 0, rows - 1), self.weight)
+        return self.ranks.sum(found * mine.astype(found.dtype).unsqueeze(-1))
+
+
+def divide(model, ranks):
+    """Put parallel layers in place of the linear layers and the word embeddings of a model without weights.
+
+    Parameters keep their names, and those that are divided know it (is_distributed).
+    """
+    embeddings = model.glm.word_embeddings.weight
+    shape = local_shape("word_embeddings.weight", embeddings.shape, ranks.size)
+    model.glm.word_embeddings = VocabularyParallelEmbedding(shape, ranks)
+    for number, layer in enumerate(model.glm.transformer.layers):
+        for part, name, kind in (
+            ("attention", "query_key_value", ColumnParallelLinear),
+            ("attention", "dense", RowParallelLinear),
+            ("mlp", "dense_h_to_4h", ColumnParallelLinear),
+            ("mlp", "dense_4h_to_h", RowParallelLinear),
+        ):
+            owner = getattr(layer, part)
+            plain, path = getattr(owner, name), f"layers.{number}.{part}.{name}"
+            shapes = (local_shape(f"{path}.{w}", getattr(plain, w).shape, ranks.size) for w in ("weight", "bias"))
+            setattr(owner, name, kind(*map(list, shapes), ranks))
+    model.ranks = ranks
+    return model
+
+
+def mark_divided(parameters):
+    """Set is_distributed of those parameters (by name) that are divided, as paddle's optimizers want to know it."""
+    for name, parameter in parameters.items():
+        parameter.is_distributed = axis_of(name) is not None

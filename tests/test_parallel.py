@@ -1,0 +1,67 @@
+"""A model divided among ranks computes what one process does: losses, every gradient, logits, texts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import sharding
+
+HERE = Path(__file__).resolve().parent
+LAUNCH = ["-m", "paddle.distributed.launch", "--backend", "gloo"]
+
+
+def launched(tmp_path, script, *flags, ranks):
+    """Run a script on so many ranks; what it said."""
+    command = [sys.executable, *LAUNCH, "--nproc_per_node", str(ranks), "--log_dir", str(tmp_path / "log"), str(script)]
+    done = subprocess.run([*command, *map(str, flags)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A model of 8 heads with random weights."""
+    directory = tmp_path_factory.mktemp("model")
+    model = models.make_model(num_attention_heads=8)
+    save_file({name: value.numpy() for name, value in model.named_parameters()}, str(directory / "model.safetensors"))
+    (directory / "config.json").write_text(model.config.to_json_string(), encoding="utf8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def alone(directory, tmp_path_factory):
+    """What one process computes."""
+    output = tmp_path_factory.mktemp("alone")
+    command = [sys.executable, str(HERE / "parallel_model.py"), str(directory), str(output)]
+    subprocess.run(command, check=True, capture_output=True)
+    return dict(np.load(output / "rank0.npz"))
+
+
+@pytest.mark.parametrize("degree", [2, 4])
+def test_ranks_together_compute_what_one_process_does(directory, alone, tmp_path, degree):
+    launched(tmp_path, HERE / "parallel_model.py", directory, tmp_path, ranks=degree)
+    parts = [dict(np.load(tmp_path / f"rank{rank}.npz")) for rank in range(degree)]
+    gradients = 0
+    for what, expected in alone.items():
+        found = [part[what] for part in parts]
+        if " gradient " in what:
+            name = what.split()[-1]
+            if sharding.axis_of(name) is None:
+                # What all ranks have must stay the same on all of them, to the last bit.
+                assert all(np.array_equal(found[0], other) for other in found[1:]), what
+            found = [sharding.whole_of_parts(name, found)]
+            assert abs(expected).max() > 1e-6, f"{what}: nothing to compare"
+            gradients += 1
+        for array in found:
+            if "texts" in what:
+                np.testing.assert_array_equal(array, expected, err_msg=what)
+            else:
+                np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-5, err_msg=what)
+    # Of 3 layers: all 41 weights, and 24 factors; twice each.
+    assert gradients == 2 * (41 + 24)
+    assert alone["full texts 1"].shape[1] > 3
