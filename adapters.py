@@ -15,7 +15,8 @@ import checkpoint
 from checkpoint import ADAPTER_CONFIG_FILE
 from errors import UserError
 from lora import LoraConfig, add_lora, lora_parameters, merge_lora
-from model_weights import ModelError, as_array, assign, read_object, read_weights_file, write_weights
+from model_weights import ModelError, as_array, assign, local_weights, read_object, read_weights_file, write_weights
+from parallel import Ranks
 
 WEIGHTS_FILE, FINGERPRINT_FILE = "lora_model_state.safetensors", "base_fingerprint.json"
 # Key in lora_config.json → field of LoraConfig and its type; the keys are paddlenlp's.
@@ -42,16 +43,25 @@ class Adapter:
     fingerprint: dict
 
     def save(self, directory):
-        """Write the adapter, without its base model."""
+        """Write the adapter, whole and without its base model. Tensor-parallel ranks call this together; the first one
+        writes."""
+        ranks, factors = self.model.ranks, lora_parameters(self.model)
+        factors = {name: as_array(ranks.whole(name, factor), "float32") for name, factor in factors.items()}
+        if ranks.rank:
+            return
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_weights(
-            {name: as_array(factor, "float32") for name, factor in lora_parameters(self.model).items()},
-            directory / WEIGHTS_FILE,
-        )
+        write_weights(factors, directory / WEIGHTS_FILE)
         content = {key: getattr(self.config, name) for key, (name, _) in FIELDS.items()}
         checkpoint.write_json({**content, BASE_KEY: self.base}, directory / ADAPTER_CONFIG_FILE)
         checkpoint.write_json(self.fingerprint, directory / FINGERPRINT_FILE)
+
+    save_whole = save
+
+    def parameter_names(self, degree):
+        """{name of a factor: name of its parameter} of this adapter divided among `degree` ranks."""
+        model = checkpoint.empty_model(self.model.config, Ranks.imagined(degree))
+        return checkpoint.parameter_names(add_lora(model, self.config))
 
     def load(self, directory):
         """Replace the LoRA layers' weights by those of a directory. Raises ModelError."""
@@ -62,14 +72,16 @@ class Adapter:
                 raise ModelError(f"{directory}: {key} of this adapter is {found}, not {wanted}; leave the flag out")
         check_base(directory, self.fingerprint, self.base)
         path = Path(directory) / WEIGHTS_FILE
-        assign(lora_parameters(self.model), read_weights_file(path), path)
+        weights = local_weights(read_weights_file(path), self.model.ranks.rank, self.model.ranks.size)
+        assign(lora_parameters(self.model), weights, path)
 
 
-def load_model(base, lora_path, dtype="float32"):
-    """The model in directory `base` with the adapter in directory `lora_path`, not merged. Raises ModelError."""
+def load_model(base, lora_path, dtype="float32", ranks=None):
+    """The model in directory `base` with the adapter in directory `lora_path`, not merged; divided among
+    tensor-parallel ranks, if there are any. Raises ModelError."""
     config = read_config(lora_path)[0]
     fingerprint = {}
-    model = checkpoint.load_model(base, dtype, fingerprint)
+    model = checkpoint.load_model(base, dtype, fingerprint, ranks)
     add_lora(model, config)
     Adapter(model, config, str(base), fingerprint).load(lora_path)
     model.eval()

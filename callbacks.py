@@ -1,9 +1,11 @@
-"""What a training run leaves behind besides weights: metrics.jsonl while it goes on, loss.png at its end."""
+"""What happens beside training steps: metrics.jsonl and loss.png, stopping early, averaging over data-parallel
+ranks."""
 
 import json
 import os
 from pathlib import Path
 
+from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
 from paddlenlp.trainer import TrainerCallback
 from paddlenlp.utils.log import logger
 
@@ -33,6 +35,21 @@ class MetricsFile(TrainerCallback):
         """Draw the curves."""
         if state.is_world_process_zero:
             plot(read_metrics(Path(args.output_dir) / METRICS_FILE), Path(args.output_dir) / PLOT_FILE)
+
+
+class AverageGradients(TrainerCallback):
+    """Averages gradients over data-parallel ranks before each optimizer step.
+
+    For tensor parallelism beside data parallelism: paddle.DataParallel would average over all ranks.
+    """
+
+    def __init__(self, group):
+        self.group = group
+
+    def on_optimizer_begin(self, args, state, control, model=None, **kwargs):
+        """Average them."""
+        trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        fused_allreduce_gradients_with_group(trained, self.group, scale=1.0 / self.group.nranks)
 
 
 class EarlyStopping(TrainerCallback):

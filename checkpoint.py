@@ -9,7 +9,7 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import argparse
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from model_weights import (
     shard_files,
     write_weights,
 )
-from sharding import check_degree, local_part, local_shape, to_file
+from sharding import check_degree, local_part, local_shape, to_file, whole_shape
 from tokenization import Tokenizer
 from weight_files import checksums_of, fingerprinted
 from weight_writers import PdparamsWriter, SafetensorsWriter
@@ -178,7 +178,8 @@ def stored_dtype(directory):
 
 def load_weights(model, directory):
     """Replace a model's weights by those of a directory. Raises ModelError."""
-    assign(dict(model.named_parameters()), read_weights(directory), directory)
+    weights = local_weights(read_weights(directory), model.ranks.rank, model.ranks.size)
+    assign(dict(model.named_parameters()), weights, directory)
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,67 @@ class WholeModel:
         """Write the directory."""
         save_model(self.model, self.tokenizer, directory)
 
+    save_whole = save
+
     def load(self, directory):
         """Replace the model's weights by those of a directory. Raises ModelError."""
         load_weights(self.model, directory)
+
+    def parameter_names(self, degree):
+        """{name of a weight: name of its parameter} of this model divided among `degree` ranks."""
+        from parallel import Ranks
+
+        return parameter_names(empty_model(self.model.config, Ranks.imagined(degree)))
+
+
+class ShardedModel(WholeModel):
+    """A model divided among tensor-parallel ranks, of which each writes and reads its own shard. All ranks of the group
+    call the methods together."""
+
+    def save(self, directory):
+        """Write this rank's shard; the first rank writes configuration and tokenizer, too."""
+        ranks, parameters = self.model.ranks, dict(self.model.named_parameters())
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        dtype = stored_as(parameters)
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        with SafetensorsWriter(directory / f"model_state.tp{ranks.rank:02d}.safetensors", shapes, dtype) as writer:
+            for name, parameter in parameters.items():
+                writer.write(to_file(name, as_array(parameter, dtype), self.model.heads))
+        if ranks.rank == 0:
+            write_description(self.model.config, self.tokenizer, directory, dtype, ranks.size)
+
+    def save_whole(self, directory):
+        """Write the whole model, put together one weight at a time on the first rank."""
+        ranks, parameters = self.model.ranks, dict(self.model.named_parameters())
+        dtype = stored_as(parameters)
+        shapes = {name: whole_shape(name, parameter.shape, ranks.size) for name, parameter in parameters.items()}
+        first = ranks.rank == 0
+        with SafetensorsWriter(Path(directory) / SAFETENSORS, shapes, dtype) if first else nullcontext() as writer:
+            for name, parameter in parameters.items():
+                whole = ranks.whole(name, parameter)
+                if first:
+                    writer.write(as_array(whole, dtype))
+        if first:
+            write_description(self.model.config, self.tokenizer, directory, dtype)
+
+
+def parameter_names(model):
+    """{name of a weight: name of its parameter}: an optimizer's state is kept under the latter."""
+    return {name: parameter.name for name, parameter in model.named_parameters()}
+
+
+def stored_as(parameters):
+    """dtype that the files of some parameters (by name) have: float16 if that is theirs, else float32."""
+    return "float16" if dtype_name(next(iter(parameters.values()))) == "float16" else "float32"
+
+
+def write_description(config, tokenizer, directory, dtype, degree=1):
+    """Write what a model directory has besides weights."""
+    config.architectures = ["GLMForConditionalGeneration"]
+    content = {**json.loads(config.to_json_string()), "dtype": dtype, "tensor_parallel_degree": degree}
+    write_json(content, Path(directory) / CONFIG_FILE)
+    tokenizer.save(directory)
 
 
 def save_model(model, tokenizer, directory, dtype=None):
@@ -205,13 +264,10 @@ def save_model(model, tokenizer, directory, dtype=None):
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     parameters = dict(model.named_parameters())
-    own = dtype_name(next(iter(parameters.values())))
-    dtype = dtype or (own if own == "float16" else "float32")
+    dtype = dtype or stored_as(parameters)
     weights = {name: as_array(parameter, dtype) for name, parameter in parameters.items()}
     write_weights(weights, directory / SAFETENSORS)
-    model.config.architectures = ["GLMForConditionalGeneration"]
-    write_json({**json.loads(model.config.to_json_string()), "dtype": dtype}, directory / CONFIG_FILE)
-    tokenizer.save(directory)
+    write_description(model.config, tokenizer, directory, dtype)
 
 
 def write_json(content, path):

@@ -10,7 +10,7 @@ import paddle
 
 from cpu_kernels import linear
 from errors import UserError
-from parallel import ALONE, ParallelLinear, RowParallelLinear
+from parallel import ALONE, ParallelLinear, RowParallelLinear, mark_divided
 
 # The linear layers of a transformer layer, and the part of it that each belongs to.
 TARGETS = {"query_key_value": "attention", "dense": "attention", "dense_h_to_4h": "mlp", "dense_4h_to_h": "mlp"}
@@ -124,6 +124,8 @@ def add_lora(model, config, seed=0, plus_scale=1.0):
             layer = LoRALinear(getattr(part, name), config, np.random.default_rng([seed, number]))
             layer.lora_B.optimize_attr["learning_rate"] = plus_scale
             setattr(part, name, layer)
+    if model.ranks.size > 1:
+        mark_divided(lora_parameters(model))
     return model
 
 

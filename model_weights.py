@@ -108,6 +108,8 @@ def check_alike(shapes, first, path, first_name):
 
 def local_weights(weights, rank, degree):
     """A rank's part of whole Weights, in the layout of memory."""
+    if degree == 1:
+        return weights
     if len(weights.parts) == degree:
         return weights.parts[rank]
     shapes = {name: local_shape(name, shape, degree) for name, shape in weights.shapes.items()}

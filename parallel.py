@@ -11,7 +11,7 @@ import paddle.distributed as dist
 from paddle.autograd import PyLayer
 
 from cpu_kernels import add_bias, product
-from sharding import axis_of, local_shape
+from sharding import axis_of, local_shape, whole_of_parts
 
 
 class Ranks:
@@ -23,6 +23,20 @@ class Ranks:
     def __init__(self, group=None):
         self.group = group
         self.size, self.rank = (group.nranks, group.rank) if group is not None else (1, 0)
+
+    @classmethod
+    def imagined(cls, size):
+        """The first of so many ranks, of which there are no others: for shapes and names, not for exchanging."""
+        ranks = cls()
+        ranks.size = size
+        return ranks
+
+    @classmethod
+    def of_degree(cls, degree):
+        """The tensor-parallel ranks that paddlenlp's TrainingArguments have set up, if degree is above 1."""
+        if degree <= 1:
+            return ALONE
+        return cls(dist.fleet.get_hybrid_communicate_group().get_model_parallel_group())
 
     def copy(self, tensor):
         """The tensor, which all ranks have alike; its gradient is the sum of what it is on each of them."""
@@ -51,6 +65,13 @@ class Ranks:
     def columns(self, tensor):
         """[..., n * size] of the ranks' tensors [..., n], in their order; without a gradient if there are several."""
         return tensor if self.size == 1 else paddle.concat(self.gathered(tensor).unbind(0), axis=-1)
+
+    def whole(self, name, parameter):
+        """The whole weight of this name, of all ranks' parts, on all of them."""
+        if self.size == 1 or axis_of(name) is None:
+            return parameter
+        parts = [part.numpy() for part in self.gathered(parameter.detach())]
+        return paddle.to_tensor(whole_of_parts(name, parts))
 
 
 ALONE = Ranks()

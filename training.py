@@ -24,6 +24,7 @@ from callbacks import EarlyStopping, MetricsFile
 from encoding import encode_file, encode_texts
 from generation_config import check_positions
 from lora import add_lora
+from parallel import Ranks
 from templates import Selection
 from utils import GLMTrainer
 
@@ -66,24 +67,27 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
         callbacks=[MetricsFile(), *([EarlyStopping(patience)] if (patience := args.early_stopping_patience) else [])],
     )
     arguments = {**vars(model_args), **vars(data_args), **vars(lora_args), **args.to_dict()}
-    write_json(arguments, args.output_dir, "args.json")
+    if args.should_save:
+        write_json(arguments, args.output_dir, "args.json")
     results = {}
     if args.do_train:
         results.update(train(trainer, last_checkpoint))
     if args.do_eval:
         results.update(evaluate(trainer))
-    write_json(results, args.output_dir, "all_results.json")
+    if args.should_save:
+        write_json(results, args.output_dir, "all_results.json")
     return results
 
 
 def load_model(model_args, lora_args, args, directory, tokenizer):
     """(model, what saves and loads the part of it that is trained): all of it, or a LoRA adapter."""
+    ranks = Ranks.of_degree(args.tensor_parallel_degree)
     if not lora_args.lora:
-        model = checkpoint.load_model(directory)
-        return model, checkpoint.WholeModel(model, tokenizer)
+        model = checkpoint.load_model(directory, ranks=ranks)
+        return model, (checkpoint.WholeModel if ranks.size == 1 else checkpoint.ShardedModel)(model, tokenizer)
     stored = adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None
     config, fingerprint = lora_args.config(stored), {}
-    model = checkpoint.load_model(directory, fingerprint=fingerprint)
+    model = checkpoint.load_model(directory, fingerprint=fingerprint, ranks=ranks)
     add_lora(model, config, args.seed, lora_args.lora_plus_scale)
     adapter = adapters.Adapter(model, config, model_args.model_name_or_path, fingerprint)
     if lora_args.lora_path:
@@ -121,7 +125,7 @@ def prepare_output_dir(args):
     if not args.do_train:
         return None
     if args.overwrite_output_dir:
-        for old in directory.glob("checkpoint-*"):
+        for old in directory.glob("checkpoint-*") if args.should_save else ():
             shutil.rmtree(old)
         return None
     if args.resume_from_checkpoint:
@@ -239,7 +243,7 @@ def print_memory(model, args, train_rows, assumed=None, half=None):
 def train(trainer, last_checkpoint):
     """Train and save the model; the numbers for all_results.json."""
     result = trainer.train(resume_from_checkpoint=last_checkpoint)
-    trainer.save_model()
+    trainer.save_result()
     trainer.save_state()
     return {
         "train_loss": result.training_loss,
@@ -251,7 +255,7 @@ def train(trainer, last_checkpoint):
 def evaluate(trainer):
     """Evaluate, write predictions.jsonl; the numbers for all_results.json."""
     scores = trainer.scores or trainer.evaluate()
-    if trainer.answers:
+    if trainer.answers and trainer.args.should_save:
         inference.write_answers(trainer.answers, Path(trainer.args.output_dir) / "predictions.jsonl")
     renamed = {}
     for name, value in scores.items():

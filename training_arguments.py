@@ -184,11 +184,25 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError("--do_predict: predict_generation.py predicts; --do_eval writes predictions.jsonl too")
         if self.do_export:
             raise UsageError("--do_export: export_generation_model.py exports")
-        for name in ("tensor_parallel_degree", "pipeline_parallel_degree", "sep_parallel_degree"):
+        for name in ("pipeline_parallel_degree", "sep_parallel_degree"):
             if getattr(self, name) > 1:
-                raise UsageError(f"--{name} {getattr(self, name)}: this version runs the whole model in every process")
-        if self.sharding:
-            raise UsageError("--sharding: this version keeps the whole optimizer in every process; leave it out")
+                raise UsageError(
+                    f"--{name} {getattr(self, name)}: GLM is divided by --tensor_parallel_degree alone here"
+                )
+        if self.sharding and not paddle.is_compiled_with_cuda():
+            raise UsageError("--sharding needs GPUs: gloo, which ranks talk through on CPU, has no reduce_scatter")
+        self.check_ranks()
+
+    def check_ranks(self):
+        """Raise UsageError unless there are as many processes as tensor_parallel_degree asks for, or a multiple."""
+        degree, ranks = self.tensor_parallel_degree, paddle.distributed.get_world_size()
+        if degree > 1 and ranks % degree:
+            launch = f"python -m paddle.distributed.launch --nproc_per_node {degree}"
+            launch += "" if paddle.is_compiled_with_cuda() else " --backend gloo"
+            raise UsageError(
+                f"--tensor_parallel_degree {degree} needs {degree} processes, or a multiple, and there are {ranks}: "
+                f"start it with {launch} {sys.argv[0]} …"
+            )
 
     def check_best_metric(self):
         """Complete what the best model is judged by: the loss by default; of LOSSES, less is better.

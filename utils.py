@@ -3,6 +3,7 @@
 import math
 import resource
 import time
+from pathlib import Path
 
 import paddle
 from paddlenlp.trainer import Trainer
@@ -10,37 +11,13 @@ from paddlenlp.trainer.trainer_utils import SchedulerType, speed_metrics
 from paddlenlp.transformers.model_utils import unwrap_model
 
 import data
-import inference
+import evaluation
 import metrics
 from batching import TrainingBatches
-from decoding import Decoder, run
+from callbacks import AverageGradients
 from dropout import Noise
-from generation_config import SpecialIds
+from optimization import GlobalNormClip, linear_factor, state_at_another_degree, state_files
 from strides import without_views
-
-
-class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
-    """Clipping by the global norm (Pascanu et al. 2013) that remembers the norm before clipping, for the log.
-
-    It reads gradients once, and writes them, in place, only where they have to shrink.
-    """
-
-    last_norm = None
-
-    @paddle.no_grad()
-    def _dygraph_clip(self, params_grads):
-        squares = [paddle._C_ops.squared_l2_norm(grad) for _, grad in params_grads if grad is not None]
-        if not squares:
-            return params_grads
-        self.last_norm = paddle.sqrt(paddle.add_n([square.astype("float32") for square in squares]))
-        if self.last_norm.place.is_cpu_place() and float(self.last_norm) <= self.clip_norm:
-            return params_grads
-        factor = self.clip_norm / paddle.clip(self.last_norm, min=self.clip_norm)
-        # In place: a second set of gradients would take as much memory as the weights.
-        return [
-            (parameter, grad if grad is None else grad.multiply_(factor.astype(grad.dtype)))
-            for parameter, grad in params_grads
-        ]
 
 
 class GLMTrainer(Trainer):
@@ -52,6 +29,9 @@ class GLMTrainer(Trainer):
 
     def __init__(self, *, tokenizer, generation, files, score_numbers=False, **kwargs):
         super().__init__(tokenizer=tokenizer, data_collator=self.collate, **kwargs)
+        self.ranks = unwrap_model(self.model).ranks
+        if self.ranks.size > 1 and self.sharding is None and self.args.dataset_world_size > 1:
+            self.add_callback(AverageGradients(self.dp_group))
         self.files = files
         self.score_numbers = score_numbers
         self.generation = generation
@@ -120,7 +100,7 @@ class GLMTrainer(Trainer):
         """paddlenlp's optimizer, with a clip that remembers the norm."""
         optimizer = super().create_optimizer(lr_scheduler)
         if self.args.max_grad_norm > 0:
-            optimizer._grad_clip = GlobalNormClip(self.args.max_grad_norm)
+            optimizer._grad_clip = GlobalNormClip(self.args.max_grad_norm, self.ranks)
         return optimizer
 
     def create_scheduler(self, num_training_steps):
@@ -134,6 +114,14 @@ class GLMTrainer(Trainer):
         )
         return self.lr_scheduler
 
+    def share(self):
+        """This rank's share of rows to evaluate."""
+        if self.args.dataset_world_size == 1:
+            return evaluation.Share()
+        if self.args.use_hybrid_parallel:
+            return evaluation.Share(self.dp_group)
+        return evaluation.Share(paddle.distributed.get_group())
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Loss, perplexity and scores of generated texts on eval_dataset, as "eval_…"; args.prediction_loss_only leaves
         the texts out.
@@ -144,10 +132,13 @@ class GLMTrainer(Trainer):
         start = time.time()
         model = unwrap_model(self.model)
         model.eval()
-        loss = self.mean_loss(model, rows)
+        share, batch_size = self.share(), self.args.per_device_eval_batch_size
+        with self.autocast_smart_context_manager():
+            loss = evaluation.mean_loss(model, rows, self.collate, batch_size, share)
         scores = {}
         if not self.args.prediction_loss_only:
-            self.answers = self.generate(model, rows)
+            progress = not self.args.disable_tqdm and self.is_world_process_zero()
+            self.answers = evaluation.answers(model, rows, self.generation, self.tokenizer, batch_size, share, progress)
             predictions, targets = zip(*((row.prediction, row.target) for row in self.answers), strict=True)
             scores = metrics.score(predictions, targets, numbers=self.score_numbers)
         model.train()
@@ -159,42 +150,24 @@ class GLMTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
         return results
 
-    @paddle.no_grad()
-    def mean_loss(self, model, rows):
-        """Mean over all target tokens of the negative log probability, without label smoothing.
-
-        A batch takes at most the tokens that per_device_eval_batch_size of the longest rows do.
-        """
-        lengths = [row.length for row in rows]
-        total = tokens = 0
-        for indices in inference.scheduled(lengths, self.args.per_device_eval_batch_size, max(lengths), new_tokens=0):
-            arrays = self.collate([rows[i] for i in indices])
-            with without_views(), self.autocast_smart_context_manager():
-                loss = model(**{name: paddle.to_tensor(array) for name, array in arrays.items()}, divisor=1.0)
-            total += float(loss)
-            tokens += len(arrays["labels"])
-        return total / tokens
-
-    def generate(self, model, rows):
-        """inference.Answer for each of rows, decoded per_device_eval_batch_size of the longest together."""
-        decoder = Decoder(model, self.generation, SpecialIds.of(self.tokenizer, model.config.vocab_size))
-
-        def run_batch(prompts, row_ids):
-            return run(decoder, prompts, self.generation, row_ids)
-
-        return inference.answer_all(
-            rows,
-            run_batch,
-            self.tokenizer,
-            batch_size=self.args.per_device_eval_batch_size,
-            src_length=max((len(row.source_ids) for row in rows), default=0),
-            new_tokens=self.generation.new_tokens_a_prompt,
-            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
-        )
+    def _wrap_model(self, model, training=True):
+        if self.ranks.size == 1 or self.sharding is not None:
+            return super()._wrap_model(model, training)
+        # The parent would wrap it for fleet's parallel layers. Ours exchange what they have to by themselves, and
+        # AverageGradients does the rest.
+        degree, self.args.tensor_parallel_degree = self.args.tensor_parallel_degree, -1
+        try:
+            return super()._wrap_model(model, training)
+        finally:
+            self.args.tensor_parallel_degree = degree
 
     def _save(self, output_dir=None, state_dict=None, merge_tensor_parallel=False):
-        if self.args.should_save:
-            self.files.save(output_dir or self.args.output_dir)
+        self.files.save(output_dir)
+
+    def save_result(self):
+        """Write what was trained into output_dir, whole."""
+        if self.args.should_save_model_state:
+            self.files.save_whole(self.args.output_dir)
 
     def _save_checkpoint(self, model, metrics=None):
         super()._save_checkpoint(model, metrics)
@@ -205,6 +178,16 @@ class GLMTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         if resume_from_checkpoint:
             self.files.load(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        files = state_files(checkpoint) if checkpoint else []
+        if len(files) in (0, self.ranks.size):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        names = self.files.parameter_names(len(files))
+        parameters = {name: value for name, value in self.model.named_parameters() if not value.stop_gradient}
+        self.optimizer.set_state_dict(state_at_another_degree(files, names, parameters, self.ranks))
+        self.lr_scheduler.set_state_dict(paddle.load(str(Path(checkpoint) / "scheduler.pdparams")))
+        return None
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):
         """Train, and go back to the best checkpoint where load_best_model_at_end asks for it."""
@@ -252,12 +235,3 @@ def peak_memory_gib():
     if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
         return paddle.device.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def linear_factor(step, warmup_steps, total_steps, decay_ratio):
-    """Factor of the peak learning rate at an optimizer step: linear from 0 to 1 over warmup_steps, then linear to
-    decay_ratio at total_steps, constant after it."""
-    if step < warmup_steps:
-        return step / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return 1.0 - (1.0 - decay_ratio) * progress
