@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import paddle
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
 from paddlenlp.trainer import TrainerCallback
 from paddlenlp.utils.log import logger
@@ -43,13 +44,18 @@ class AverageGradients(TrainerCallback):
     For tensor parallelism beside data parallelism: paddle.DataParallel would average over all ranks.
     """
 
-    def __init__(self, group):
-        self.group = group
+    def __init__(self, ranks):
+        self.ranks = ranks
 
     def on_optimizer_begin(self, args, state, control, model=None, **kwargs):
         """Average them."""
         trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
-        fused_allreduce_gradients_with_group(trained, self.group, scale=1.0 / self.group.nranks)
+        if self.ranks.group is not None:
+            fused_allreduce_gradients_with_group(trained, self.ranks.group, scale=1.0 / self.ranks.size)
+            return
+        for parameter in trained:
+            with paddle.no_grad():
+                parameter.grad.copy_(self.ranks.summed(parameter.grad) / self.ranks.size, True)
 
 
 class EarlyStopping(TrainerCallback):

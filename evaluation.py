@@ -2,41 +2,41 @@
 rows."""
 
 import paddle
-import paddle.distributed as dist
 
 import inference
 from decoding import Decoder, run
 from generation_config import SpecialIds
+from parallel import gather_objects
 from strides import without_views
 
 
 class Share:
     """A data-parallel rank's share of rows, and how the ranks put their results together.
 
-    group: their communication group; None for a single rank.
+    size, rank: of data-parallel ranks. each: ranks that there are for each of them, among which the model is divided;
+    they come one after another and have the same results.
     """
 
-    def __init__(self, group=None):
-        self.group = group
-        self.size, self.rank = (group.nranks, group.rank) if group is not None else (1, 0)
+    def __init__(self, size=1, rank=0, each=1):
+        self.size, self.rank, self.each = size, rank, each
 
     def numbers(self, count):
         """Numbers of the rank's rows, of `count`."""
         return range(self.rank, count, self.size)
 
+    def of_ranks(self, item):
+        """Every data-parallel rank's item, a list."""
+        if self.size == 1:
+            return [item]
+        return gather_objects(item)[:: self.each]
+
     def summed(self, *numbers):
-        """The sums over all ranks of numbers, a list of floats."""
-        total = paddle.to_tensor(numbers, dtype="float64")
-        if self.size > 1:
-            dist.all_reduce(total, group=self.group)
-        return total.tolist()
+        """The sums over all ranks of numbers, a list."""
+        return [sum(column) for column in zip(*self.of_ranks(numbers), strict=True)]
 
     def collected(self, items):
         """The items of all rows in order; items: those of the rank's rows."""
-        if self.size == 1:
-            return items
-        of_ranks = []
-        dist.all_gather_object(of_ranks, items, group=self.group)
+        of_ranks = self.of_ranks(items)
         everything = [None] * sum(map(len, of_ranks))
         for rank, items_of_rank in enumerate(of_ranks):
             everything[rank :: self.size] = items_of_rank

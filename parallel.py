@@ -6,23 +6,29 @@ columns and the next by rows, needs one sum over the ranks forward, after the se
 first.
 """
 
+from contextlib import contextmanager
+
+import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle.autograd import PyLayer
+from paddle.distributed.communication.group import Group
 
 from cpu_kernels import add_bias, product
+from hub import Hub
 from sharding import axis_of, local_shape, whole_of_parts
 
 
 class Ranks:
     """A group of ranks and this one's place in it; size 1 exchanges nothing.
 
-    group: a communication group of paddle.distributed, None for this rank alone.
+    members: their numbers among all ranks, in order; default: this rank alone. group: their communication group. hub:
+    what they exchange through where there is none.
     """
 
-    def __init__(self, group=None):
-        self.group = group
-        self.size, self.rank = (group.nranks, group.rank) if group is not None else (1, 0)
+    def __init__(self, members=(), group=None):
+        self.members, self.group, self.hub = list(members), group, None
+        self.size, self.rank = (len(members), self.members.index(dist.get_rank())) if members else (1, 0)
 
     @classmethod
     def imagined(cls, size):
@@ -32,11 +38,23 @@ class Ranks:
         return ranks
 
     @classmethod
-    def of_degree(cls, degree):
-        """The tensor-parallel ranks that paddlenlp's TrainingArguments have set up, if degree is above 1."""
-        if degree <= 1:
+    def of_world(cls):
+        """All ranks that were launched."""
+        return cls(range(dist.get_world_size()), dist.get_group()) if dist.get_world_size() > 1 else ALONE
+
+    @classmethod
+    def of(cls, group):
+        """The ranks of a group that paddlenlp's TrainingArguments have set up; None is this rank alone. All ranks call
+        this together."""
+        if group is None or group.nranks < 2:
             return ALONE
-        return cls(dist.fleet.get_hybrid_communicate_group().get_model_parallel_group())
+        if group.nranks == dist.get_world_size():
+            return cls.of_world()
+        if group.process_group is not None:
+            return cls(group.ranks, group)
+        ranks = cls(group.ranks)
+        ranks.hub = Hub(ranks.members, dist.get_rank(), gather_objects)
+        return ranks
 
     def copy(self, tensor):
         """The tensor, which all ranks have alike; its gradient is the sum of what it is on each of them."""
@@ -50,6 +68,8 @@ class Ranks:
         """The sum of the ranks' tensors, without a gradient."""
         if self.size == 1:
             return tensor
+        if self.group is None:
+            return self.through_hub(tensor, sum)
         total = tensor.clone()
         dist.all_reduce(total, group=self.group)
         return total
@@ -58,9 +78,15 @@ class Ranks:
         """[size, ...]: the tensors of all ranks, without a gradient."""
         if self.size == 1:
             return tensor.unsqueeze(0)
+        if self.group is None:
+            return self.through_hub(tensor, np.stack)
         tensors = []
-        dist.all_gather(tensors, tensor.contiguous() if hasattr(tensor, "contiguous") else tensor, group=self.group)
+        dist.all_gather(tensors, contiguous(tensor), group=self.group)
         return paddle.stack(tensors)
+
+    def through_hub(self, tensor, combine):
+        """combine(list of the ranks' arrays) as a tensor."""
+        return paddle.to_tensor(self.hub.combined(tensor.detach().numpy(), combine))
 
     def columns(self, tensor):
         """[..., n * size] of the ranks' tensors [..., n], in their order; without a gradient if there are several."""
@@ -75,6 +101,39 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def gather_objects(item):
+    """The list of all ranks' items."""
+    items = []
+    dist.all_gather_object(items, item)
+    return items
+
+
+def contiguous(tensor):
+    """The tensor, its memory in one piece, as what is sent has to be."""
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+@contextmanager
+def groups_without_connections():
+    """While this lasts, paddle.distributed.new_group gives groups that know their ranks and connect to nobody.
+
+    fleet makes a dozen groups, and connecting the ranks of one through gloo fails now and then ("Connection refused",
+    with four ranks every few times). The one that all ranks are launched with does not, and is all that is needed.
+    """
+    real = dist.new_group
+
+    def described(ranks=None, *_, **__):
+        ranks = sorted(range(dist.get_world_size()) if ranks is None else ranks)
+        rank = dist.get_rank()
+        return Group(ranks.index(rank) if rank in ranks else -1, 0, ranks)
+
+    dist.new_group = described
+    try:
+        yield
+    finally:
+        dist.new_group = real
 
 
 class CopyToRanks(PyLayer):

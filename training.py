@@ -24,7 +24,6 @@ from callbacks import EarlyStopping, MetricsFile
 from encoding import encode_file, encode_texts
 from generation_config import check_positions
 from lora import add_lora
-from parallel import Ranks
 from templates import Selection
 from utils import GLMTrainer
 
@@ -81,7 +80,7 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
 
 def load_model(model_args, lora_args, args, directory, tokenizer):
     """(model, what saves and loads the part of it that is trained): all of it, or a LoRA adapter."""
-    ranks = Ranks.of_degree(args.tensor_parallel_degree)
+    ranks = args.tensor_parallel_ranks
     if not lora_args.lora:
         model = checkpoint.load_model(directory, ranks=ranks)
         return model, (checkpoint.WholeModel if ranks.size == 1 else checkpoint.ShardedModel)(model, tokenizer)

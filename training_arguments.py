@@ -5,7 +5,9 @@ Importing this imports paddle.
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import paddle
 from paddlenlp.trainer import TrainingArguments
@@ -15,6 +17,7 @@ from paddlenlp.utils.log import logger
 from arguments import UsageError, choice
 from lora import ALL, TARGETS, LoraConfig
 from metrics import ALL_SCORES
+from parallel import Ranks, groups_without_connections
 
 LOSSES = ("loss", "perplexity")
 
@@ -172,7 +175,8 @@ class GLMTrainingArguments(TrainingArguments):
         if os.path.isfile(self.output_dir):
             raise UsageError(f"--output_dir {self.output_dir} is a file; give a directory")
         try:
-            super().__post_init__()
+            with nullcontext() if paddle.is_compiled_with_cuda() else groups_without_connections():
+                super().__post_init__()
         except (ValueError, AssertionError) as error:
             raise UsageError(f"training arguments: {error}") from None
         if self.early_stopping_patience and self.evaluation_strategy == IntervalStrategy.NO:
@@ -203,6 +207,24 @@ class GLMTrainingArguments(TrainingArguments):
                 f"--tensor_parallel_degree {degree} needs {degree} processes, or a multiple, and there are {ranks}: "
                 f"start it with {launch} {sys.argv[0]} …"
             )
+
+    @cached_property
+    def tensor_parallel_ranks(self):
+        """parallel.Ranks among which the model is divided. All ranks ask for it together."""
+        return Ranks.of(self.group_of("get_model_parallel_group"))
+
+    @cached_property
+    def data_parallel_ranks(self):
+        """parallel.Ranks that have the same part of the model and different data. All ranks ask for it together."""
+        if not self.use_hybrid_parallel:
+            return Ranks.of_world()
+        return Ranks.of(self.group_of("get_data_parallel_group"))
+
+    def group_of(self, kind):
+        """A communication group of the topology; None where the model is not divided."""
+        from paddle.distributed import fleet
+
+        return getattr(fleet.get_hybrid_communicate_group(), kind)() if self.use_hybrid_parallel else None
 
     def check_best_metric(self):
         """Complete what the best model is judged by: the loss by default; of LOSSES, less is better.

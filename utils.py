@@ -31,7 +31,7 @@ class GLMTrainer(Trainer):
         super().__init__(tokenizer=tokenizer, data_collator=self.collate, **kwargs)
         self.ranks = unwrap_model(self.model).ranks
         if self.ranks.size > 1 and self.sharding is None and self.args.dataset_world_size > 1:
-            self.add_callback(AverageGradients(self.dp_group))
+            self.add_callback(AverageGradients(self.args.data_parallel_ranks))
         self.files = files
         self.score_numbers = score_numbers
         self.generation = generation
@@ -116,11 +116,8 @@ class GLMTrainer(Trainer):
 
     def share(self):
         """This rank's share of rows to evaluate."""
-        if self.args.dataset_world_size == 1:
-            return evaluation.Share()
-        if self.args.use_hybrid_parallel:
-            return evaluation.Share(self.dp_group)
-        return evaluation.Share(paddle.distributed.get_group())
+        size = self.args.dataset_world_size
+        return evaluation.Share(size, self.args.dataset_rank, self.args.world_size // size)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Loss, perplexity and scores of generated texts on eval_dataset, as "eval_…"; args.prediction_loss_only leaves
@@ -181,12 +178,19 @@ class GLMTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         files = state_files(checkpoint) if checkpoint else []
-        if len(files) in (0, self.ranks.size):
+        if not files or (self.ranks.size == 1 and len(files) == 1):
             return super()._load_optimizer_and_scheduler(checkpoint)
-        names = self.files.parameter_names(len(files))
-        parameters = {name: value for name, value in self.model.named_parameters() if not value.stop_gradient}
-        self.optimizer.set_state_dict(state_at_another_degree(files, names, parameters, self.ranks))
+        # Every rank reads its own: the parent would have one read it and send it to the others.
+        if len(files) == self.ranks.size:
+            state = paddle.load(str(files[self.ranks.rank]))
+        else:
+            names = self.files.parameter_names(len(files))
+            parameters = {name: value for name, value in self.model.named_parameters() if not value.stop_gradient}
+            state = state_at_another_degree(files, names, parameters, self.ranks)
+        self.optimizer.set_state_dict(state)
         self.lr_scheduler.set_state_dict(paddle.load(str(Path(checkpoint) / "scheduler.pdparams")))
+        if self.do_grad_scaling and (Path(checkpoint) / "scaler.pdparams").is_file():
+            self.scaler.load_state_dict(paddle.load(str(Path(checkpoint) / "scaler.pdparams"), return_numpy=True))
         return None
 
     def train(self, resume_from_checkpoint=None, ignore_keys_for_eval=None):

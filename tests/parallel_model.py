@@ -94,7 +94,7 @@ def main(directory, output):
     if dist.get_world_size() == 1:
         return np.savez(f"{output}/rank0.npz", **computed(directory, ALONE))
     dist.init_parallel_env()
-    ranks = Ranks(dist.get_group())
+    ranks = Ranks.of_world()
     return np.savez(f"{output}/rank{ranks.rank}.npz", **computed(directory, ranks))
 
 

@@ -232,7 +232,7 @@ def test_bad_records_can_be_left_out(tmp_path, capfd):
         (
             finetune_generation,
             [*SMALL, "--output_dir", "{tmp}", "--do_eval", "--tensor_parallel_degree", "2"],
-            "whole model",
+            "there are 1: start it with python -m paddle.distributed.launch --nproc_per_node 2",
         ),
         (finetune_generation, [*SMALL, "--output_dir", "{tmp}", "--do_eval", "--sharding", "stage1"], "--sharding"),
         (finetune_generation, [*SMALL, "--output_dir", "{tmp}", "--do_predict"], "predict_generation.py"),
