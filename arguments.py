@@ -19,7 +19,8 @@ class UsageError(UserError):
 
 
 def choice(default, help, **metadata):
-    """A dataclass field with a default and the text that --help shows. metadata: choices."""
+    """A dataclass field with a default and the text that --help shows. metadata: choices; alias, another name of the
+    flag."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -132,7 +133,8 @@ def add_flag(group, spec, hint):
         options["nargs"] = "+"
     elif kind.type is bool:
         options.update(nargs="?", const="True")
-    group.add_argument(f"--{spec.name}", action=ConvertedStore, kind=kind, **options)
+    names = [spec.name, *filter(None, [spec.metadata.get("alias")])]
+    group.add_argument(*(f"--{name}" for name in names), action=ConvertedStore, kind=kind, **options)
 
 
 class ConvertedStore(argparse.Action):

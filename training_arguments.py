@@ -94,7 +94,8 @@ class LoraArguments:
 
     lora: bool = choice(False, "Train a LoRA adapter and leave the model as it is; output_dir then holds the adapter.")
     lora_path: str = choice(None, "Adapter directory to go on from, or to evaluate; means --lora True.")
-    r: int = choice(None, "Rank. Default: 8, or the adapter's.")
+    # paddle.distributed.launch takes --r for one of its own flags, wherever it stands.
+    r: int = choice(None, "Rank. Default: 8, or the adapter's.", alias="lora_rank")
     lora_alpha: float = choice(None, "The update is multiplied by lora_alpha / r. Default: 2 * r, or the adapter's.")
     lora_dropout: float = choice(None, "Dropout of the update's input in training. Default: 0, or the adapter's.")
     lora_target_modules: list[str] = choice(

@@ -120,6 +120,7 @@ def test_commands_are_accepted_by_their_scripts(readme, monkeypatch):
 @pytest.mark.parametrize("readme", READMES)
 def test_flags_in_the_text_exist_somewhere(readme):
     known = set().union(*(flags(script) for script in SCRIPTS))
+    known |= {spec.metadata.get("alias") for script in SCRIPTS for _, spec in flags(script).values()}
     mentioned = set(re.findall(r"(?<![\w-])--(\w+)", prose(text_of(readme))))
     assert mentioned
     assert mentioned - known - {"help", "numbers"} == set()  # the last is metrics.py's
