@@ -297,7 +297,7 @@ def reshard(source, target, degree, kind="safetensors"):
         with ExitStack() as stack:
             writers = [stack.enter_context(writer(workshop / name, shapes, dtype)) for name in names]
             for name in shapes:
-                write_parts(name, weights.take(name), writers, heads)
+                write_parts(name, weights, writers, heads)
         for writer in writers:
             path = Path(writer.file.name)
             if checksums_of(SHARD_READERS[kind](path)) != writer.checksums:
@@ -306,11 +306,14 @@ def reshard(source, target, degree, kind="safetensors"):
         tokenization.copy(source, workshop)
 
 
-def write_parts(name, array, writers, heads):
-    """Write each rank's part of a whole weight."""
+def write_parts(name, weights, writers, heads):
+    """Write each rank's part of a weight, or all of it where there is one writer."""
+    if len(writers) == 1:
+        return writers[0].write(*weights.pieces(name))
+    array = weights.take(name)
     for rank, writer in enumerate(writers):
-        part = local_part(name, array, rank, len(writers))
-        writer.write(part if len(writers) == 1 else to_file(name, part, heads))
+        writer.write(to_file(name, local_part(name, array, rank, len(writers)), heads))
+    return None
 
 
 def main(argv=None):

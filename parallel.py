@@ -103,6 +103,13 @@ class Ranks:
 ALONE = Ranks()
 
 
+def launched_ranks():
+    """The Ranks of the job that paddle.distributed.launch has started, which this connects; ALONE without one."""
+    if dist.get_world_size() > 1:
+        dist.init_parallel_env()
+    return Ranks.of_world()
+
+
 def gather_objects(item):
     """The list of all ranks' items."""
     items = []

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import json
 import pickle
+import struct
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,6 +12,13 @@ from dataclasses import dataclass
 from zipfile import ZipFile
 
 import numpy as np
+
+from sharding import ROWS, axis_of
+
+# Whole numbers, and bfloat16, which NumPy does not have and which is taken as its bits, are refused where they are
+# used.
+SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+SAFETENSORS_DTYPES |= {f"{sign}{8 * size}": f"<{sign.lower()}{size}" for sign in "UI" for size in (1, 2, 4, 8)}
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,12 @@ class Weights:
     shapes: dict[str, tuple[int, ...]]
     take: Callable[[str], np.ndarray]
     parts: tuple = ()
+
+    def pieces(self, name):
+        """The array in pieces that lie one after another, as a list; [it], where it does not consist of any."""
+        if self.parts and axis_of(name) == ROWS:
+            return [part.take(name) for part in self.parts]
+        return [self.take(name)]
 
 
 def fingerprinted(weights, fingerprint):
@@ -42,19 +57,26 @@ def fingerprinted(weights, fingerprint):
 
 
 def read_safetensors(path):
-    """Weights of a .safetensors file, each read when it is taken."""
+    """Weights of a .safetensors file. Arrays are views of the mapped file: what is not used is not read, and pages of
+    it count as memory used only for as long as an array lives."""
     from safetensors import safe_open
 
-    with safe_open(str(path), framework="numpy") as file:
-        names = file.keys()
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    # The library checks that the file is whole and its header sound.
+    with safe_open(str(path), framework="numpy"):
+        pass
+    with open(path, "rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
 
     def take(name):
-        # Opened anew each time: pages of the mapped file count as memory used for as long as it is open.
-        with safe_open(str(path), framework="numpy") as file:
-            return file.get_tensor(name)
+        entry = header[name]
+        if entry["dtype"] not in SAFETENSORS_DTYPES:
+            raise ValueError(f"{name} is of type {entry['dtype']}")
+        dtype, shape, start = SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"][0]
+        return np.memmap(path, dtype, "r", 8 + size + start, shape)
 
-    return Weights(shapes, take)
+    return Weights({name: tuple(entry["shape"]) for name, entry in header.items()}, take)
 
 
 def read_pdparams(path):

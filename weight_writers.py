@@ -22,14 +22,21 @@ class WeightsWriter:
         self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         self.begin()
 
-    def write(self, array):
-        """Write the next array. Raises ValueError if it is not of its shape."""
+    def write(self, *pieces):
+        """Write the next array, given whole or as pieces that lie one after another along its first axis. Raises
+        ValueError if it is not of its shape."""
         name = self.names[len(self.checksums)]
-        if tuple(array.shape) != tuple(self.shapes[name]):
-            raise ValueError(f"{name} is {list(array.shape)}, not {list(self.shapes[name])}")
-        content = memoryview(np.ascontiguousarray(array, self.dtype)).cast("B")
-        self.checksums[name] = zlib.crc32(content)
-        self.put(name, content)
+        shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
+        if shape != tuple(self.shapes[name]):
+            raise ValueError(f"{name} is {list(shape)}, not {list(self.shapes[name])}")
+        self.start(name, int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize)
+        checksum = 0
+        for piece in pieces:
+            content = memoryview(np.ascontiguousarray(piece, self.dtype)).cast("B")
+            checksum = zlib.crc32(content, checksum)
+            self.file.write(content)
+        self.finish()
+        self.checksums[name] = checksum
 
     def __enter__(self):
         return self
@@ -59,9 +66,11 @@ class SafetensorsWriter(WeightsWriter):
         text += b" " * (-len(text) % 8)
         self.file.write(struct.pack("<Q", len(text)) + text)
 
-    def put(self, name, content):
-        """Write the bytes of an array."""
-        self.file.write(content)
+    def start(self, name, size):
+        """Nothing comes before the bytes of an array."""
+
+    def finish(self):
+        """Nothing comes behind them."""
 
     def end(self):
         """Nothing comes behind the arrays."""
@@ -74,16 +83,18 @@ class PdparamsWriter(WeightsWriter):
         """Protocol, and an empty dict."""
         self.file.write(b"\x80\x04}")
 
-    def put(self, name, content):
-        """Make an item of the dict: its key, an array that is made and filled as NumPy's own pickles do it."""
+    def start(self, name, size):
+        """Begin an item of the dict: its key, an array that is made and filled as NumPy's own pickles do it."""
         kind = f"{self.dtype.kind}{self.dtype.itemsize}"
         make = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
         dtype = (
             b"cnumpy\ndtype\n" + text(kind) + b"\x89\x88\x87R(K\x03" + text("<") + b"NNN" + integer(-1) * 2 + b"K\x00tb"
         )
         shape = b"(" + b"".join(map(integer, self.shapes[name])) + b"t"
-        self.file.write(text(name) + make + b"(K\x01" + shape + dtype + b"\x89\x8e" + struct.pack("<Q", len(content)))
-        self.file.write(content)
+        self.file.write(text(name) + make + b"(K\x01" + shape + dtype + b"\x89\x8e" + struct.pack("<Q", size))
+
+    def finish(self):
+        """Fill the array and set the item."""
         self.file.write(b"tbs")
 
     def end(self):

@@ -13,13 +13,12 @@ import runtime  # noqa: F401
 import models
 import numpy as np
 import paddle
-import paddle.distributed as dist
 
 import checkpoint
 from decoding import generate
 from dropout import Noise
 from lora import LoraConfig, add_lora, lora_parameters
-from parallel import ALONE, Ranks
+from parallel import launched_ranks
 
 LENGTHS = [(9, 4), (5, 7), (12, 1), (7, 6)]
 
@@ -91,11 +90,8 @@ def texts(model, beams):
 def main(directory, output):
     """Compute and write."""
     paddle.set_device("cpu")
-    if dist.get_world_size() == 1:
-        return np.savez(f"{output}/rank0.npz", **computed(directory, ALONE))
-    dist.init_parallel_env()
-    ranks = Ranks.of_world()
-    return np.savez(f"{output}/rank{ranks.rank}.npz", **computed(directory, ranks))
+    ranks = launched_ranks()
+    np.savez(f"{output}/rank{ranks.rank}.npz", **computed(directory, ranks))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""Merging tensor-parallel shards: checkpoint.py merge on a model of 1.6 GB in 4 shards, beside copying its files.
+
+    python benchmarks/bench_merge.py --json [--directory SCRATCH]
+
+merge_peak_over_largest: the most memory that merging had, less that of an interpreter that has imported the same and
+less 200 MB, over the size of the largest weight. merge_time_vs_cp: the time of merging, writing to disk and reading
+back included, over that of `cp` of the shards; both start with the files in memory and take turns.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+import shutil
+import statistics
+import subprocess
+import tempfile
+
+import numpy as np
+from measuring import machine, parser, report, seconds
+
+import builtin_model
+import checkpoint
+from model_weights import expected_shapes
+from weight_writers import SafetensorsWriter
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = {"num_layers": 28, "hidden_size": 1024, "num_attention_heads": 16, "vocab_size": 50048}
+DEGREE = 4
+OWN = 200e6
+
+
+def make_model(directory):
+    """Write a random model without holding it; the sizes of its weights in bytes, by name."""
+    config = {**builtin_model.CONFIG, **SHAPE}
+    checkpoint.write_json(config, directory / "config.json")
+    shapes, rng = expected_shapes(config, directory), np.random.default_rng(0)
+    with SafetensorsWriter(directory / "model.safetensors", shapes, "float32") as writer:
+        for shape in shapes.values():
+            writer.write(rng.standard_normal(shape, dtype="float32"))
+    return {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()}
+
+
+def run(*command):
+    """Seconds that a command takes. Raises CalledProcessError if it fails."""
+    return seconds(lambda: subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL))
+
+
+def peak_of(code):
+    """The most memory, in bytes, that a fresh interpreter had once it has run some code that may use checkpoint.
+
+    Not what the system says of a child that has ended: that counts the parent's memory, which it once shared.
+    """
+    code = f"import checkpoint; {code}; print(open('/proc/self/status').read())"
+    status = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def main():
+    """Measure and report."""
+    arguments = parser(__doc__).parse_args()
+    print(machine())
+    merge_times, copy_times = [], []
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
+        whole, shards, target = (Path(scratch, name) for name in ("whole", "shards", "target"))
+        whole.mkdir()
+        sizes = make_model(whole)
+        checkpoint.reshard(whole, shards, DEGREE)
+        shutil.rmtree(whole)
+        own = peak_of("pass")
+        peak = peak_of(f"checkpoint.main(['merge', {str(shards)!r}, {str(target)!r}])")
+        shutil.rmtree(target)
+        for _ in range(arguments.repeats + 1):
+            copy_times.append(run("cp", "-r", shards, target))
+            shutil.rmtree(target)
+            merge_times.append(run(sys.executable, ROOT / "checkpoint.py", "merge", shards, target))
+            shutil.rmtree(target)
+    merge, copy = (statistics.median(times[1:]) for times in (merge_times, copy_times))
+    return report(
+        {
+            "model_bytes": sum(sizes.values()),
+            "largest_weight_bytes": max(sizes.values()),
+            "interpreter_peak_mib": round(own / 2**20, 1),
+            "merge_peak_mib": round(peak / 2**20, 1),
+            "merge_peak_over_largest": round((peak - own - OWN) / max(sizes.values()), 3),
+            "merge_seconds": round(merge, 2),
+            "cp_seconds": round(copy, 2),
+            "merge_time_vs_cp": round(merge / copy, 2),
+        },
+        arguments.json,
+    )
+
+
+if __name__ == "__main__":
+    main()
