@@ -6,34 +6,39 @@ It counts what a run holds for certain and what the backward pass needs. Imports
 import numpy as np
 
 GIB = 2**30
-# Numbers that a layer keeps for the backward pass, in hidden sizes a token: its input, both normalised inputs, query,
-# key, value, context, the sum in the middle, both sides of GELU (four each), the bits of two dropouts.
-KEPT_A_TOKEN = 16.5
+# Numbers that a layer keeps for the backward pass, in hidden sizes a token: its input, both normalised inputs, the sum
+# in the middle, the bits of two dropouts; and what tensor parallelism divides: query, key, value, context, both sides
+# of GELU (four each).
+KEPT_WHOLE, KEPT_DIVIDED = 4.5, 12
 # Copies of the logits that the loss holds at once: logits, probabilities, their gradient.
 LOGITS = 3
 # Bytes of the process before any model is there: libraries.
 PROCESS = 0.3 * GIB
 
 
-def training_memory(config, parameters, trained, rows, *, half=False, recompute=False, chunk=1024):
-    """Estimated GiB by purpose, with "total" last.
+def training_memory(config, parameters, trained, rows, *, half=False, recompute=False, chunk=1024, degree=1):
+    """Estimated GiB by purpose on one device, with "total" last.
 
-    config: GLMConfig, or anything with its fields. parameters, trained: how many numbers the model has, and how many of
-    them are trained. rows: (source, target) tokens of the rows of the largest micro-batch. half: whether weights and
-    activations are float16 or bfloat16, with float32 master weights for the optimizer. recompute: whether layers are
-    computed anew in the backward pass. chunk: target tokens whose logits are held at a time.
+    config: GLMConfig, or anything with its fields. degree: of tensor parallelism. parameters, trained: how many numbers
+    of the model a rank has, and how many of them are trained. rows: (source, target) tokens of the rows of the largest
+    micro-batch. half: whether weights and activations are float16 or bfloat16, with float32 master weights for the
+    optimizer. recompute: whether layers are computed anew in the backward pass. chunk: target tokens whose logits are
+    held at a time.
     """
     width = 2 if half else 4
     tokens, targets = sum(map(sum, rows)), sum(target for _, target in rows)
     # Softmax and what dropout leaves of it, and a byte for its bits.
-    scores = sum((source + target) ** 2 for source, target in rows) * config.num_attention_heads * (2 * width + 1)
-    layer = KEPT_A_TOKEN * tokens * config.hidden_size * width + scores
+    scores = (
+        sum((source + target) ** 2 for source, target in rows) * config.num_attention_heads / degree * (2 * width + 1)
+    )
+    layer = (KEPT_WHOLE + KEPT_DIVIDED / degree) * tokens * config.hidden_size * width + scores
     inputs = tokens * config.hidden_size * width * config.num_layers
-    logits = LOGITS * min(targets, chunk) * config.vocab_size * 4
+    logits = LOGITS * min(targets, chunk) * config.vocab_size / degree * 4
+    embeddings = config.vocab_size * config.hidden_size / degree * width
     parts = {
         "weights": parameters * width,
         # The head's share of the embeddings' gradient is there before it is added to that of the lookup.
-        "gradients": trained * width + (config.vocab_size * config.hidden_size * width if trained == parameters else 0),
+        "gradients": trained * width + (embeddings if trained == parameters else 0),
         "optimizer": trained * (12 if half else 8),
         "process": PROCESS,
         "activations": (inputs + layer if recompute else config.num_layers * layer) + logits,

@@ -24,6 +24,7 @@ from callbacks import EarlyStopping, MetricsFile
 from encoding import encode_file, encode_texts
 from generation_config import check_positions
 from lora import add_lora
+from parallel import Ranks
 from templates import Selection
 from utils import GLMTrainer
 
@@ -158,7 +159,7 @@ def dry_run(model_args, data_args, lora_args, args, locate, template):
     else:
         train_rows, eval_rows = load_splits(data_args, args, selections, tokenizer)
         check_lengths(config, (train_rows, eval_rows), data_args.tgt_length)
-    model = checkpoint.empty_model(config)
+    model = checkpoint.empty_model(config, Ranks.imagined(args.asked_degree))
     if lora_args.lora:
         stored = adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None
         add_lora(model, lora_args.config(stored))
@@ -224,7 +225,8 @@ def print_memory(model, args, train_rows, assumed=None, half=None):
     """
     sizes = [int(np.prod(parameter.shape)) for parameter in model.parameters()]
     trained = sum(int(np.prod(parameter.shape)) for parameter in model.parameters() if not parameter.stop_gradient)
-    logger.info(f"parameters: {sum(sizes):,}, of which trained: {trained:,}")
+    of_rank = f" of each of {model.ranks.size} ranks" if model.ranks.size > 1 else ""
+    logger.info(f"parameters{of_rank}: {sum(sizes):,}, of which trained: {trained:,}")
     lengths = data.lengths_of(train_rows)[:, :2] if train_rows else assumed
     if lengths is None:
         return
@@ -232,7 +234,14 @@ def print_memory(model, args, train_rows, assumed=None, half=None):
     rows = memory.largest_micro_batch(lengths, args.per_device_train_batch_size, capacity)
     half = args.fp16_opt_level == "O2" and (args.fp16 or args.bf16) if half is None else half
     parts = memory.training_memory(
-        model.config, sum(sizes), trained, rows, half=half, recompute=args.recompute, chunk=losses.CHUNK
+        model.config,
+        sum(sizes),
+        trained,
+        rows,
+        half=half,
+        recompute=args.recompute,
+        chunk=losses.CHUNK,
+        degree=model.ranks.size,
     )
     figures = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
     kind = "half precision" if half else "float32"

@@ -167,7 +167,8 @@ class GLMTrainingArguments(TrainingArguments):
         self.check_best_metric()
         # Left open, paddlenlp takes the same and announces that this will change.
         self.report_to = self.report_to or "visualdl"
-        # A dry run plans for the machine that is meant, which need not be this one.
+        # A dry run plans for the ranks and the machine that are meant, which need not be these.
+        self.asked_degree = max(1, self.tensor_parallel_degree)
         self.asked_for_half = self.fp16_opt_level == "O2" and (self.fp16 or self.bf16)
         if not paddle.is_compiled_with_cuda():
             self.use_float32_on_cpu()
@@ -201,7 +202,8 @@ class GLMTrainingArguments(TrainingArguments):
     def check_ranks(self):
         """Raise UsageError unless there are as many processes as tensor_parallel_degree asks for, or a multiple."""
         degree, ranks = self.tensor_parallel_degree, paddle.distributed.get_world_size()
-        if degree > 1 and ranks % degree:
+        # A dry run plans for ranks that need not be there.
+        if degree > 1 and ranks % degree and not self.dry_run:
             launch = f"python -m paddle.distributed.launch --nproc_per_node {degree}"
             launch += "" if paddle.is_compiled_with_cuda() else " --backend gloo"
             raise UsageError(

@@ -38,6 +38,15 @@ def test_activations_grow_with_tokens_and_shrink_with_recompute():
     assert capped < training_memory(CONFIG, 1, 1, [(50, 500)])["activations"]
 
 
+def test_tensor_parallelism_divides_what_ranks_have_parts_of():
+    """A token's 16.5 hidden sizes of a layer: 4.5 whole and 12 divided; scores, logits and embeddings divided."""
+    parts = training_memory(CONFIG, 10**6, 10**6, [(10, 2)], degree=2)
+    tokens, layers, heads, hidden, vocab = 12, 2, 4, 64, 1000
+    kept = layers * ((4.5 + 12 / 2) * tokens * hidden * 4 + tokens**2 * heads / 2 * 9)
+    assert parts["activations"] == pytest.approx((kept + 3 * 2 * vocab / 2 * 4) / GIB)
+    assert parts["gradients"] == pytest.approx((4e6 + 4 * 32000) / GIB)
+
+
 def test_the_largest_micro_batch_has_the_longest_rows():
     lengths = [(3, 1), (9, 2), (5, 5), (1, 1)]
     assert largest_micro_batch(lengths, 2) == [[9, 2], [5, 5]]

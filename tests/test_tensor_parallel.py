@@ -1,17 +1,23 @@
 """Training runs divided among ranks: the losses, weights and texts of one process; checkpoints that fit any degree."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
-from test_parallel import launched
+from test_parallel import LAUNCH, launched
 from test_resume import distance
-from test_scripts import ROOT, SMALL, read_lines, weights_of
+from test_scripts import DEV, ROOT, SMALL, read_lines, weights_of
 
 import builtin_model
 import checkpoint
 import finetune_generation
+import predict_generation
 
 RUN = [*SMALL, "--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3", "--eval_steps", "6"]
 RUN += ["--logging_steps", "1", "--learning_rate", "4e-3", "--disable_tqdm", "True", "--num_beams", "2"]
@@ -105,3 +111,57 @@ def test_a_run_goes_on_at_another_degree(alone, divided, tmp_path):
         moved = distance(weights_of(alone), start)
         assert distance(weights_of(alone), weights_of(directory)) < 5e-3 * moved
     assert len(checkpoint.shard_files(four / "checkpoint-6")) == 4
+
+
+def test_shards_answer_on_as_many_ranks_as_in_one_process(divided, tmp_path):
+    data = tmp_path / "data.json"
+    data.write_text("".join(DEV.read_text(encoding="utf8").splitlines(keepends=True)[:12]), encoding="utf8")
+    flags = ["--model_name_or_path", str(divided / "checkpoint-6"), "--data_file", str(data), "--tgt_length", "12"]
+    flags += ["--num_beams", "3", "--output_file"]
+    predict_generation.main([*flags, str(tmp_path / "one.jsonl")])
+    launched(tmp_path, ROOT / "predict_generation.py", *flags, tmp_path / "two.jsonl", ranks=2)
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    whole = ["--model_name_or_path", str(divided), *flags[2:], str(tmp_path / "whole.jsonl")]
+    predict_generation.main(whole)
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def launch(directory, *flags):
+    """A job of two ranks that goes on for long: its launcher, whose screen is a file beside the directory."""
+    command = [sys.executable, *LAUNCH, "--nproc_per_node", "2", "--log_dir", str(directory.parent / "log")]
+    command += [str(ROOT / "finetune_generation.py"), *RUN, "--tensor_parallel_degree", "2", *flags]
+    with open(directory.parent / "screen.txt", "w", encoding="utf8") as screen:
+        return subprocess.Popen([*command, "--output_dir", str(directory)], stdout=screen, stderr=subprocess.STDOUT)
+
+
+def test_a_rank_that_is_killed_takes_the_job_down_and_the_last_checkpoint_loads(tmp_path):
+    directory = tmp_path / "out"
+    job = launch(directory, "--max_steps", "100000", "--eval_steps", "100000", "--save_steps", "2")
+    state = directory / "checkpoint-4" / "trainer_state.json"
+    until = time.monotonic() + 120
+    while not state.exists() and job.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    ranks_of_job = psutil.Process(job.pid).children()
+    assert len(ranks_of_job) == 2
+    ranks_of_job[1].kill()
+    assert job.wait(timeout=60) != 0
+    assert re.search(r"rank=\[(0, )?1\] was aborted", (tmp_path / "screen.txt").read_text(encoding="utf8"))
+    checkpoint.load_model(directory / "checkpoint-4")
+
+
+def test_what_stops_another_rank_is_told_where_the_job_was_started(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import runtime, os\n"
+        "from errors import UserError, one_line_errors\n"
+        "with one_line_errors():\n"
+        "    if os.environ['PADDLE_TRAINER_ID'] == '1':\n"
+        "        raise UserError('data.json:7: bad')\n"
+        "    import time; time.sleep(100)\n",
+        encoding="utf8",
+    )
+    command = [sys.executable, *LAUNCH, "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log"), str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "rank 1: error: data.json:7: bad" in done.stderr

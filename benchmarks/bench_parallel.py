@@ -1,0 +1,155 @@
+"""Tensor and data parallelism on CPU: a training step and decoding by two processes, beside one process with all cores.
+
+    python benchmarks/bench_parallel.py --json
+
+The model, the batches and the step of bench_train.py (6 layers, hidden size 512, vocabulary 50048, 8 examples a step),
+and 2 prompts of 257 tokens decoded greedily. Two ranks have half of the cores each. It shows what exchanging costs, not
+a gain: both ways have the same two cores.
+
+exchanges, exchanged_mib: sums and gatherings over the ranks in a step, and the tensors that they take, on each rank.
+gathering_share: the part of a decoding step in which logits are gathered from both halves of the vocabulary.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import runtime  # noqa: F401  sets what paddle reads when it is imported
+
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+
+from bench_decode import SMALL, SPECIAL, decoding, random_prompts, save_model
+from bench_train import SOP, lengths, optimizer_of, row
+from measuring import machine, parser, peak_mib, report
+
+STEPS, NEW = 6, 32
+RANKS = 2
+MARK = "measured: "
+SIDE, DIRECTORY = "BENCH_PARALLEL_SIDE", "BENCH_PARALLEL_DIRECTORY"
+
+
+def work(side, directory):
+    """Measure a side in this rank; the first one prints the figures."""
+    import paddle
+
+    import checkpoint
+    import data
+    import parallel
+    from callbacks import AverageGradients
+    from decoding import Decoder, run
+    from optimization import GlobalNormClip
+    from strides import without_views
+
+    ranks = parallel.launched_ranks()
+    tensor = ranks if side == "tensor" else parallel.ALONE
+    model = checkpoint.load_model(directory, ranks=tensor)
+    model.train()
+    optimizer = optimizer_of(model, GlobalNormClip(1.0, tensor))
+    counted = Counted(parallel.dist)
+
+    def step(number):
+        pairs = lengths(number)[ranks.rank :: ranks.size] if side == "data" else lengths(number)
+        arrays = data.collate([row(number, *pair) for pair in pairs], SOP)
+        with without_views():
+            model(**{name: paddle.to_tensor(array) for name, array in arrays.items()}, divisor=100.0).backward()
+        if side == "data":
+            AverageGradients(ranks).on_optimizer_begin(None, None, None, model=model)
+        optimizer.step()
+        optimizer.clear_grad()
+
+    times = []
+    for number in range(STEPS):
+        counted.reset()
+        start = time.perf_counter()
+        step(number)
+        times.append(time.perf_counter() - start)
+    figures = {"seconds": statistics.median(times[2:]), "exchanges": counted.calls, "exchanged": counted.bytes}
+    model.eval()
+    decoder, prompts = Decoder(model, decoding(1, NEW), SPECIAL), random_prompts(257)
+    for _ in range(2):
+        counted.reset()
+        start = time.perf_counter()
+        run(decoder, prompts, decoding(1, NEW))
+        figures["decoding"], figures["gathering"] = time.perf_counter() - start, counted.gathering
+    if ranks.rank == 0:
+        print(MARK + json.dumps({**figures, "peak_mib": peak_mib()}), flush=True)
+
+
+class Counted:
+    """Counts what goes through paddle.distributed, and the time of gathering."""
+
+    def __init__(self, dist):
+        self.reset()
+        for name in ("all_reduce", "all_gather"):
+            setattr(dist, name, self.wrapped(getattr(dist, name), name))
+
+    def reset(self):
+        """Begin at zero."""
+        self.calls = self.bytes = 0
+        self.gathering = 0.0
+
+    def wrapped(self, function, name):
+        """The function, counted."""
+
+        def counted(*arguments, **options):
+            tensor, start = arguments[-1], time.perf_counter()
+            self.calls, self.bytes = self.calls + 1, self.bytes + 4 * tensor.size
+            function(*arguments, **options)
+            self.gathering += time.perf_counter() - start if name == "all_gather" else 0.0
+
+        return counted
+
+
+def measured(side, directory):
+    """The figures of a side."""
+    command = [sys.executable]
+    if side != "one":
+        command += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(RANKS), "--backend", "gloo"]
+        command += ["--log_dir", str(Path(directory) / "log")]
+    # Not as flags, which the launcher would take for its own; and each side finds out itself how many threads it has.
+    environment = {**os.environ, SIDE: side, DIRECTORY: directory}
+    del environment["OMP_NUM_THREADS"]
+    command.append(__file__)
+    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    return json.loads(next(line for line in said.splitlines() if line.startswith(MARK)).removeprefix(MARK))
+
+
+def main():
+    """Measure and report."""
+    arguments = parser(__doc__).parse_args()
+    if SIDE in os.environ:
+        return work(os.environ[SIDE], os.environ[DIRECTORY])
+    print(machine())
+    results = {}
+    with tempfile.TemporaryDirectory() as directory:
+        save_model(directory, SMALL)
+        of_sides = {side: [] for side in ("one", "tensor", "data")}
+        for _ in range(arguments.repeats):
+            for side, found in of_sides.items():
+                found.append(measured(side, directory))
+    medians = {
+        side: {name: statistics.median(figures[name] for figures in found) for name in found[0]}
+        for side, found in of_sides.items()
+    }
+    of_one = medians["one"]
+    for side, median in medians.items():
+        results[f"{side}_step_seconds"] = round(median["seconds"], 3)
+        results[f"{side}_decoding_ms_a_token"] = round(1000 * median["decoding"] / NEW, 2)
+        results[f"{side}_peak_mib"] = round(median["peak_mib"])
+        if side != "one":
+            results[f"{side}_step_vs_one"] = round(median["seconds"] / of_one["seconds"], 3)
+            results[f"{side}_exchanges_a_step"] = median["exchanges"]
+            results[f"{side}_exchanged_mib_a_step"] = round(median["exchanged"] / 2**20, 1)
+        if side == "tensor":
+            results["tensor_decoding_vs_one"] = round(median["decoding"] / of_one["decoding"], 3)
+            results["gathering_share"] = round(median["gathering"] / median["decoding"], 3)
+    return report(results, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
