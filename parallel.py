@@ -8,7 +8,6 @@ first.
 
 from contextlib import contextmanager
 
-import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle.autograd import PyLayer
@@ -69,7 +68,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         if self.group is None:
-            return self.through_hub(tensor, sum)
+            return paddle.to_tensor(self.hub.sum(tensor.detach().numpy()))
         total = tensor.clone()
         dist.all_reduce(total, group=self.group)
         return total
@@ -79,14 +78,10 @@ class Ranks:
         if self.size == 1:
             return tensor.unsqueeze(0)
         if self.group is None:
-            return self.through_hub(tensor, np.stack)
+            return paddle.to_tensor(self.hub.stack(tensor.detach().numpy()))
         tensors = []
         dist.all_gather(tensors, contiguous(tensor), group=self.group)
         return paddle.stack(tensors)
-
-    def through_hub(self, tensor, combine):
-        """combine(list of the ranks' arrays) as a tensor."""
-        return paddle.to_tensor(self.hub.combined(tensor.detach().numpy(), combine))
 
     def columns(self, tensor):
         """[..., n * size] of the ranks' tensors [..., n], in their order; without a gradient if there are several."""
