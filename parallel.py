@@ -1,5 +1,5 @@
 """Tensor parallelism: the ranks among which a layer's weights are divided, and what they exchange. The same code runs
-on GPUs (NCCL) and on CPU (gloo).
+on GPUs, through NCCL, and on CPU, through hub.py.
 
 As in Megatron-LM (Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053, section 3): a pair of layers, one divided by
 columns and the next by rows, needs one sum over the ranks forward, after the second, and one backward, before the
@@ -39,7 +39,16 @@ class Ranks:
     @classmethod
     def of_world(cls):
         """All ranks that were launched."""
-        return cls(range(dist.get_world_size()), dist.get_group()) if dist.get_world_size() > 1 else ALONE
+        world = dist.get_world_size()
+        return cls.connected(range(world), dist.get_group()) if world > 1 else ALONE
+
+    @classmethod
+    def connected(cls, members, group):
+        """The ranks with these numbers, by a communication group where there are GPUs, else by a hub of their own."""
+        ranks = cls(members, group)
+        if not paddle.get_device().startswith("gpu"):
+            ranks.group, ranks.hub = None, Hub(ranks.members, dist.get_rank(), gather_objects)
+        return ranks
 
     @classmethod
     def of(cls, group):
@@ -49,11 +58,7 @@ class Ranks:
             return ALONE
         if group.nranks == dist.get_world_size():
             return cls.of_world()
-        if group.process_group is not None:
-            return cls(group.ranks, group)
-        ranks = cls(group.ranks)
-        ranks.hub = Hub(ranks.members, dist.get_rank(), gather_objects)
-        return ranks
+        return cls.connected(group.ranks, group)
 
     def copy(self, tensor):
         """The tensor, which all ranks have alike; its gradient is the sum of what it is on each of them."""

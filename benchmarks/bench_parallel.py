@@ -23,9 +23,12 @@ import subprocess
 import tempfile
 import time
 
+import numpy as np
 from bench_decode import SMALL, SPECIAL, decoding, random_prompts, save_model
 from bench_train import SOP, lengths, optimizer_of, row
 from measuring import machine, parser, peak_mib, report
+
+from hub import Hub
 
 STEPS, NEW = 6, 32
 RANKS = 2
@@ -47,6 +50,8 @@ def work(side, directory):
 
     ranks = parallel.launched_ranks()
     tensor = ranks if side == "tensor" else parallel.ALONE
+    # What averages gradients alone, goes through gloo in one message.
+    ranks.group = parallel.dist.get_group() if side == "data" else None
     model = checkpoint.load_model(directory, ranks=tensor)
     model.train()
     optimizer = optimizer_of(model, GlobalNormClip(1.0, tensor))
@@ -81,28 +86,29 @@ def work(side, directory):
 
 
 class Counted:
-    """Counts what goes through paddle.distributed, and the time of gathering."""
+    """Counts what ranks exchange, and the time of gathering."""
 
     def __init__(self, dist):
         self.reset()
-        for name in ("all_reduce", "all_gather"):
-            setattr(dist, name, self.wrapped(getattr(dist, name), name))
+        combined, all_reduce = Hub.combined, dist.all_reduce
+
+        def counted_combined(hub, array, combine, shape):
+            start, result = time.perf_counter(), self.count(array.nbytes, combined(hub, array, combine, shape))
+            self.gathering += time.perf_counter() - start if combine is np.stack else 0.0
+            return result
+
+        Hub.combined = counted_combined
+        dist.all_reduce = lambda tensor, **options: self.count(4 * tensor.size, all_reduce(tensor, **options))
 
     def reset(self):
         """Begin at zero."""
         self.calls = self.bytes = 0
         self.gathering = 0.0
 
-    def wrapped(self, function, name):
-        """The function, counted."""
-
-        def counted(*arguments, **options):
-            tensor, start = arguments[-1], time.perf_counter()
-            self.calls, self.bytes = self.calls + 1, self.bytes + 4 * tensor.size
-            function(*arguments, **options)
-            self.gathering += time.perf_counter() - start if name == "all_gather" else 0.0
-
-        return counted
+    def count(self, size, result):
+        """Count an exchange of some bytes; its result."""
+        self.calls, self.bytes = self.calls + 1, self.bytes + size
+        return result
 
 
 def measured(side, directory):
