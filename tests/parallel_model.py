@@ -19,6 +19,7 @@ from decoding import generate
 from dropout import Noise
 from lora import LoraConfig, add_lora, lora_parameters
 from parallel import launched_ranks
+from sharding import axis_of
 
 LENGTHS = [(9, 4), (5, 7), (12, 1), (7, 6)]
 
@@ -54,9 +55,28 @@ def computed(directory, ranks):
         results[f"{kind} recomputed"] = np.array(
             max(abs(recomputed[name] - results[f"{kind} gradient 0.0 {name}"]).max() for name in recomputed)
         )
+        results.update({f"{kind} {what}": array for what, array in dropping(model, batch).items()})
         for beams in (1, 3):
             results[f"{kind} texts {beams}"] = texts(model, beams)
     return results
+
+
+def dropping(model, batch):
+    """With dropout everywhere: the gradients of what all ranks have, and the places at which is dropped."""
+    for layer in model.sublayers():
+        if isinstance(layer, paddle.nn.Dropout):
+            layer.p = 0.3
+    noise, places = Noise(1, 2), []
+    draw = noise.dropout
+    noise.dropout = lambda probability, *place: places.append(str(place)) or draw(probability, *place)
+    model.clear_gradients()
+    model(**batch, noise=noise).backward()
+    common = {name: p.grad for name, p in model.named_parameters() if p.grad is not None and axis_of(name) is None}
+    for layer in model.sublayers():
+        if isinstance(layer, paddle.nn.Dropout):
+            layer.p = 0.0
+    places = np.array(sorted(set(places)))
+    return {"dropped places": places, **{f"dropped {name}": gradient.numpy() for name, gradient in common.items()}}
 
 
 def fixed_part(name, factor, ranks):

@@ -49,6 +49,8 @@ def test_ranks_together_compute_what_one_process_does(directory, alone, tmp_path
     gradients = 0
     for what, expected in alone.items():
         found = [part[what] for part in parts]
+        if " dropped " in what:
+            continue
         if " gradient " in what:
             name = what.split()[-1]
             if sharding.axis_of(name) is None:
@@ -65,3 +67,17 @@ def test_ranks_together_compute_what_one_process_does(directory, alone, tmp_path
     # Of 3 layers: all 41 weights, and 24 factors; twice each.
     assert gradients == 2 * (41 + 24)
     assert alone["full texts 1"].shape[1] > 3
+    assert_dropout_is_alike_where_activations_are(parts)
+
+
+def assert_dropout_is_alike_where_activations_are(parts):
+    """Ranks drop the same of what all of them have, else they would come apart; of their own heads, each by its own
+    draws."""
+    places = [set(part["lora dropped places"]) for part in parts]
+    # Of a layer: what attention and MLP put out, and LoRA's inputs of the layers divided by columns.
+    alike = {f"({layer}, {place})" for layer in (1, 2, 3) for place in (1, 2, 3, 5)} | {"(0,)"}
+    own = [{f"({layer}, {place}, {rank})" for layer in (1, 2, 3) for place in (0, 4, 6)} for rank in range(len(parts))]
+    assert places == [alike | of_rank for of_rank in own]
+    for what in parts[0]:
+        if " dropped " in what and "places" not in what:
+            assert all(np.array_equal(parts[0][what], part[what]) for part in parts[1:]), what
