@@ -48,6 +48,7 @@ bench: setup  ## compare with stock paddlenlp, some 30 minutes on an idle machin
 	$(RUN) benchmarks/bench_train.py
 	$(RUN) benchmarks/bench_decode.py
 	$(RUN) benchmarks/bench_large.py
+	$(RUN) benchmarks/bench_parallel.py
 	$(RUN) benchmarks/bench_merge.py
 
 clean:  ## remove .venv and the caches; checkpoints stay
