@@ -123,9 +123,7 @@ def load_model(name_or_path, dtype="float32", fingerprint=None, ranks=None):
     weights = read_weights(directory)
     if fingerprint is not None:
         weights = fingerprinted(weights, fingerprint)
-    if ranks is not None and ranks.size > 1:
-        weights = local_weights(weights, ranks.rank, ranks.size)
-    assign(dict(model.named_parameters()), weights, directory)
+    assign_part(model, weights, directory)
     model.eval()
     return model
 
@@ -139,7 +137,7 @@ def empty_model(config, ranks=None):
     from paddlenlp.transformers.model_utils import dtype_guard, no_init_weights
 
     from modeling import GLMForConditionalGeneration
-    from parallel import divide, mark_divided
+    from parallel import divide
 
     # An optimizer's state is stored under the parameters' names, which count up over the life of a process.
     with paddle.utils.unique_name.guard(), paddle.LazyGuard(), no_init_weights(), dtype_guard(config.dtype):
@@ -147,7 +145,6 @@ def empty_model(config, ranks=None):
         if ranks is not None and ranks.size > 1:
             check_degree(ranks.size, config.num_attention_heads, config.hidden_size, config.vocab_size)
             divide(model, ranks)
-            mark_divided(dict(model.named_parameters()))
     return model
 
 
@@ -178,8 +175,13 @@ def stored_dtype(directory):
 
 def load_weights(model, directory):
     """Replace a model's weights by those of a directory. Raises ModelError."""
-    weights = local_weights(read_weights(directory), model.ranks.rank, model.ranks.size)
-    assign(dict(model.named_parameters()), weights, directory)
+    assign_part(model, read_weights(directory), directory)
+
+
+def assign_part(model, weights, directory):
+    """Copy into a model what its rank has of whole Weights, which come from a directory. Raises ModelError."""
+    part = local_weights(weights, model.ranks.rank, model.ranks.size)
+    assign(dict(model.named_parameters()), part, directory)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import data
+import json_array
 import records
 import templates
 import truncation
@@ -89,7 +90,7 @@ def fingerprint(selection, tokenizer, src_length, tgt_length):
     part = selection.part and [sorted(selection.part.numbers), selection.part.others]
     chosen = {**dataclasses.asdict(dataclasses.replace(selection, part=None)), "path": None, "part": part}
     digest = hashlib.sha256(json.dumps([chosen, src_length, tgt_length], sort_keys=True).encode())
-    code = [Path(module.__file__) for module in (data, records, templates, truncation, validation)]
+    code = [Path(module.__file__) for module in (data, json_array, records, templates, truncation, validation)]
     code.append(Path(sys.modules[Tokenizer.__module__].__file__))
     for path in (tokenizer.directory / MODEL_FILE, tokenizer.directory / ADDED_TOKENS_FILE, *code, *selection.files):
         digest.update(hash_of_file(path))

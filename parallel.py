@@ -234,6 +234,7 @@ def divide(model, ranks):
             plain, path = getattr(owner, name), f"layers.{number}.{part}.{name}"
             shapes = (local_shape(f"{path}.{w}", getattr(plain, w).shape, ranks.size) for w in ("weight", "bias"))
             setattr(owner, name, kind(*map(list, shapes), ranks))
+    mark_divided(dict(model.named_parameters()))
     model.ranks = ranks
     return model
 

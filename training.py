@@ -85,14 +85,18 @@ def load_model(model_args, lora_args, args, directory, tokenizer):
     if not lora_args.lora:
         model = checkpoint.load_model(directory, ranks=ranks)
         return model, (checkpoint.WholeModel if ranks.size == 1 else checkpoint.ShardedModel)(model, tokenizer)
-    stored = adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None
-    config, fingerprint = lora_args.config(stored), {}
+    config, fingerprint = lora_config(lora_args), {}
     model = checkpoint.load_model(directory, fingerprint=fingerprint, ranks=ranks)
     add_lora(model, config, args.seed, lora_args.lora_plus_scale)
     adapter = adapters.Adapter(model, config, model_args.model_name_or_path, fingerprint)
     if lora_args.lora_path:
         adapter.load(lora_args.lora_path)
     return model, adapter
+
+
+def lora_config(lora_args):
+    """The LoraConfig of a run: what was asked for, and for the rest what the adapter to go on from has."""
+    return lora_args.config(adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None)
 
 
 def select(data_args, args, splits, template):
@@ -161,8 +165,7 @@ def dry_run(model_args, data_args, lora_args, args, locate, template):
         check_lengths(config, (train_rows, eval_rows), data_args.tgt_length)
     model = checkpoint.empty_model(config, Ranks.imagined(args.asked_degree))
     if lora_args.lora:
-        stored = adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None
-        add_lora(model, lora_args.config(stored))
+        add_lora(model, lora_config(lora_args))
     assumed = [(data_args.src_length, data_args.tgt_length)] * args.per_device_train_batch_size
     print_memory(model, args, train_rows, assumed, half=args.asked_for_half)
     logger.info("dry run: nothing is trained")
