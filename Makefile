@@ -15,10 +15,10 @@ STAMP = $(VENV)/.installed-$(KEY)
 
 .DEFAULT_GOAL := help
 # Where the environment lost its interpreter, its stamp says nothing.
-.PHONY: help setup demo test lint bench clean $(if $(realpath $(RUN)),,$(STAMP))
+.PHONY: help setup demo test test-faults lint bench clean $(if $(realpath $(RUN)),,$(STAMP))
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo "PYTHON=python3.11 chooses the interpreter (now: $(PYTHON)), VENV=dir the environment (now: $(VENV))."
 
 setup: $(STAMP)  ## install the requirements into .venv
@@ -39,6 +39,9 @@ demo: setup  ## fine-tune, export and run a tiny model on the CPU
 
 test: setup  ## run the tests
 	$(RUN) -m pytest
+
+test-faults: setup  ## kill runs some 200 times, fuzz all readers: some 20 minutes
+	$(RUN) -m pytest tests/faults -m "faults or not faults" --hypothesis-profile faults
 
 lint: setup  ## check style and formatting
 	$(RUN) -m ruff check

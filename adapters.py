@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import checkpoint
+import manifest
 from checkpoint import ADAPTER_CONFIG_FILE
 from errors import UserError
 from lora import LoraConfig, add_lora, lora_parameters, merge_lora
-from model_weights import ModelError, as_array, assign, local_weights, read_object, read_weights_file, write_weights
+from model_weights import ModelError, as_array, assign, local_weights, read_object, read_weights_file, write_arrays
 from parallel import Ranks
 
 WEIGHTS_FILE, FINGERPRINT_FILE = "lora_model_state.safetensors", "base_fingerprint.json"
@@ -42,21 +43,25 @@ class Adapter:
     base: str
     fingerprint: dict
 
-    def save(self, directory):
-        """Write the adapter, whole and without its base model. Tensor-parallel ranks call this together; the first one
-        writes."""
+    def tensors(self):
+        """{name: array} of what this rank has to write: the first one all factors, the others nothing. Tensor-parallel
+        ranks call this together."""
         ranks, factors = self.model.ranks, lora_parameters(self.model)
         factors = {name: as_array(ranks.whole(name, factor), "float32") for name, factor in factors.items()}
-        if ranks.rank:
-            return
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_weights(factors, directory / WEIGHTS_FILE)
-        content = {key: getattr(self.config, name) for key, (name, _) in FIELDS.items()}
-        checkpoint.write_json({**content, BASE_KEY: self.base}, directory / ADAPTER_CONFIG_FILE)
-        checkpoint.write_json(self.fingerprint, directory / FINGERPRINT_FILE)
+        return {} if ranks.rank else factors
 
-    save_whole = save
+    def save(self, directory, tensors):
+        """Write the adapter, whole and without its base model, with these tensors or arrays; nothing without any."""
+        if not tensors:
+            return
+        write_arrays(tensors, Path(directory) / WEIGHTS_FILE)
+        content = {key: getattr(self.config, name) for key, (name, _) in FIELDS.items()}
+        checkpoint.write_json({**content, BASE_KEY: self.base}, Path(directory) / ADAPTER_CONFIG_FILE)
+        checkpoint.write_json(self.fingerprint, Path(directory) / FINGERPRINT_FILE)
+
+    def save_whole(self, directory):
+        """Write the adapter. Tensor-parallel ranks call this together; the first one writes."""
+        self.save(directory, self.tensors())
 
     def parameter_names(self, degree):
         """{name of a factor: name of its parameter} of this adapter divided among `degree` ranks."""
@@ -64,7 +69,8 @@ class Adapter:
         return checkpoint.parameter_names(add_lora(model, self.config))
 
     def load(self, directory):
-        """Replace the LoRA layers' weights by those of a directory. Raises ModelError."""
+        """Replace the LoRA layers' weights by those of a directory. Raises ModelError or DamageError."""
+        manifest.verify(directory)
         stored = read_config(directory)[0]
         for key, (name, _) in FIELDS.items():
             if name != "dropout" and getattr(stored, name) != getattr(self.config, name):

@@ -29,8 +29,11 @@ class MetricsFile(TrainerCallback):
         """Append the entry."""
         if not state.is_world_process_zero or not os.path.isdir(args.output_dir):
             return
-        with open(Path(args.output_dir) / METRICS_FILE, "a", encoding="utf8") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}, default=float) + "\n")
+        try:
+            with open(Path(args.output_dir) / METRICS_FILE, "a", encoding="utf8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}, default=float) + "\n")
+        except OSError as error:  # a full disk: saving has its own say about it
+            logger.warning(f"{METRICS_FILE} lacks step {state.global_step}: {error.strerror}")
 
     def on_train_end(self, args, state, control, **kwargs):
         """Draw the curves."""
@@ -100,7 +103,7 @@ def plot(entries, path):
     figure, (top, bottom) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 6), height_ratios=(3, 1))
     curves = ((top, "loss", "training loss", "-"), (top, "eval_loss", "evaluation loss", "o-"))
     for axes, name, label, style in (*curves, (bottom, "learning_rate", "learning rate", "-")):
-        points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+        points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label)
             axes.legend()

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 import builtin_model
+import manifest
 import tokenization
 from atomic import check_is_free, new_directory
-from errors import UserError, one_line_errors
+from errors import UserError, one_line, one_line_errors
 from model_weights import (
     CONFIG_FILE,
     PDPARAMS,
@@ -28,13 +29,14 @@ from model_weights import (
     as_array,
     assign,
     check,
-    dtype_name,
+    check_config,
     expected_shapes,
+    file_dtype,
     local_weights,
     read_object,
     read_weights,
     shard_files,
-    write_weights,
+    write_arrays,
 )
 from sharding import check_degree, local_part, local_shape, to_file, whole_shape
 from tokenization import Tokenizer
@@ -114,12 +116,15 @@ def load_model(name_or_path, dtype="float32", fingerprint=None, ranks=None):
     Returns a modeling.GLMForConditionalGeneration in evaluation mode. Raises ModelError.
     """
     directory = resolve(name_or_path)
+    manifest.verify(directory)
     config = load_config(directory)
     config.dtype = dtype
     try:
         model = empty_model(config, ranks)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelError(f"{directory / CONFIG_FILE}: no GLM can be made of it ({error})") from None
+    except UserError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{directory / CONFIG_FILE}: no GLM can be made of it ({one_line(error)})") from None
     weights = read_weights(directory)
     if fingerprint is not None:
         weights = fingerprinted(weights, fingerprint)
@@ -163,8 +168,12 @@ def load_config(directory):
     content = read_object(path)
     if content.get("model_type", "glm") != "glm":
         raise ModelError(f"{path}: model_type is {content['model_type']!r}; only GLM models can be used")
+    check_config(content, path)
     content.update(output_predict=True, tensor_parallel_degree=1, tensor_parallel_rank=0)
-    return GLMConfig(**{name: value for name, value in content.items() if name != "paddlenlp_version"})
+    try:
+        return GLMConfig(**{name: value for name, value in content.items() if name != "paddlenlp_version"})
+    except Exception as error:
+        raise ModelError(f"{path}: no configuration of a GLM ({one_line(error)})") from None
 
 
 def stored_dtype(directory):
@@ -174,7 +183,8 @@ def stored_dtype(directory):
 
 
 def load_weights(model, directory):
-    """Replace a model's weights by those of a directory. Raises ModelError."""
+    """Replace a model's weights by those of a directory. Raises ModelError or DamageError."""
+    manifest.verify(directory)
     assign_part(model, read_weights(directory), directory)
 
 
@@ -191,11 +201,18 @@ class WholeModel:
     model: object
     tokenizer: Tokenizer
 
-    def save(self, directory):
-        """Write the directory."""
-        save_model(self.model, self.tokenizer, directory)
+    def tensors(self):
+        """{name: tensor} of what this rank has to write."""
+        return dict(self.model.named_parameters())
 
-    save_whole = save
+    def save(self, directory, tensors):
+        """Write the directory with these tensors or arrays as weights."""
+        write_arrays(tensors, Path(directory) / SAFETENSORS)
+        write_description(self.model.config, self.tokenizer, directory, stored_as(tensors))
+
+    def save_whole(self, directory):
+        """Write the directory."""
+        self.save(directory, self.tensors())
 
     def load(self, directory):
         """Replace the model's weights by those of a directory. Raises ModelError."""
@@ -212,22 +229,17 @@ class ShardedModel(WholeModel):
     """A model divided among tensor-parallel ranks, of which each writes and reads its own shard. All ranks of the group
     call the methods together."""
 
-    def save(self, directory):
+    def save(self, directory, tensors):
         """Write this rank's shard; the first rank writes configuration and tokenizer, too."""
-        ranks, parameters = self.model.ranks, dict(self.model.named_parameters())
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        dtype = stored_as(parameters)
-        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        with SafetensorsWriter(directory / f"model_state.tp{ranks.rank:02d}.safetensors", shapes, dtype) as writer:
-            for name, parameter in parameters.items():
-                writer.write(to_file(name, as_array(parameter, dtype), self.model.heads))
+        ranks, directory = self.model.ranks, Path(directory)
+        path = directory / f"model_state.tp{ranks.rank:02d}.safetensors"
+        write_arrays(tensors, path, layout=lambda name, array: to_file(name, array, self.model.heads))
         if ranks.rank == 0:
-            write_description(self.model.config, self.tokenizer, directory, dtype, ranks.size)
+            write_description(self.model.config, self.tokenizer, directory, stored_as(tensors), ranks.size)
 
     def save_whole(self, directory):
-        """Write the whole model, put together one weight at a time on the first rank."""
-        ranks, parameters = self.model.ranks, dict(self.model.named_parameters())
+        """Write the whole model, put together one weight at a time on the first rank; the others give their parts."""
+        ranks, parameters = self.model.ranks, self.tensors()
         dtype = stored_as(parameters)
         shapes = {name: whole_shape(name, parameter.shape, ranks.size) for name, parameter in parameters.items()}
         first = ranks.rank == 0
@@ -245,9 +257,9 @@ def parameter_names(model):
     return {name: parameter.name for name, parameter in model.named_parameters()}
 
 
-def stored_as(parameters):
-    """dtype that the files of some parameters (by name) have: float16 if that is theirs, else float32."""
-    return "float16" if dtype_name(next(iter(parameters.values()))) == "float16" else "float32"
+def stored_as(tensors):
+    """dtype that the files of some weights (by name) have: float16 if that is theirs, else float32."""
+    return file_dtype(next(iter(tensors.values())))
 
 
 def write_description(config, tokenizer, directory, dtype, degree=1):
@@ -267,8 +279,7 @@ def save_model(model, tokenizer, directory, dtype=None):
     directory.mkdir(parents=True, exist_ok=True)
     parameters = dict(model.named_parameters())
     dtype = dtype or stored_as(parameters)
-    weights = {name: as_array(parameter, dtype) for name, parameter in parameters.items()}
-    write_weights(weights, directory / SAFETENSORS)
+    write_arrays(parameters, directory / SAFETENSORS, dtype)
     write_description(model.config, tokenizer, directory, dtype)
 
 
@@ -285,14 +296,16 @@ def reshard(source, target, degree, kind="safetensors"):
     all of it has been written and read back. Raises UserError before anything is written, or ModelError.
     """
     check_is_free(target, "the target")
+    manifest.verify(source)
     config = read_object(Path(source) / CONFIG_FILE)
+    check_config(config, Path(source) / CONFIG_FILE)
     weights = read_weights(source)
     check(expected_shapes(config, Path(source) / CONFIG_FILE), weights.shapes, source)
     check_degree(degree, config.get("num_attention_heads", 1), config["hidden_size"], config["vocab_size"])
     heads = config.get("num_attention_heads", 1) // degree
     shapes = {name: local_shape(name, shape, degree) for name, shape in weights.shapes.items()}
     dtype = str(weights.take(min(shapes, key=lambda name: int(np.prod(shapes[name])))).dtype)
-    with new_directory(target) as workshop:
+    with new_directory(target, facts={}) as workshop:
         whole = {"safetensors": SAFETENSORS, "pdparams": PDPARAMS}[kind]
         names = [whole] if degree == 1 else [f"model_state.tp{rank:02d}.{kind}" for rank in range(degree)]
         writer = {"safetensors": SafetensorsWriter, "pdparams": PdparamsWriter}[kind]

@@ -1,32 +1,61 @@
-"""Mistakes of a user: each told in one line on stderr, with exit code 2."""
+"""What ends a program: a user's mistake (exit code 2), a run that cannot go on (1), a signal (128 + its number); each
+told in one line on stderr."""
 
 import os
+import signal
 import sys
 from contextlib import contextmanager
 
-USAGE_ERROR = 2
+RUN_ERROR, USAGE_ERROR = 1, 2
 
 
 class UserError(ValueError):
     """Something the user can mend. The message is one line: what, where, what to do."""
 
 
+class RunError(RuntimeError):
+    """A run cannot go on, whatever the user asked for. The message is one line: what, where, what to do."""
+
+
+class Interrupted(Exception):
+    """A signal ended the run in good order. The message is one line: what was saved, how to go on."""
+
+    def __init__(self, number, message):
+        super().__init__(message)
+        self.number = number
+
+
+def one_line(error):
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextmanager
 def one_line_errors():
-    """While this lasts, a UserError ends the program with its message on stderr and exit code 2.
+    """While this lasts, an error of the kinds above ends the program with its message on stderr and its exit code.
 
     Whatever ends a rank of a launched job, the reason is told where the job was started, too.
     """
     try:
         yield
-    except UserError as error:
-        line = "error: " + " ".join(str(error).splitlines())
-        print(line, file=sys.stderr, flush=True)
-        tell_launcher(line)
-        raise SystemExit(USAGE_ERROR) from None
+    except (UserError, RunError) as error:
+        tell("error: " + " ".join(str(error).splitlines()))
+        raise SystemExit(USAGE_ERROR if isinstance(error, UserError) else RUN_ERROR) from None
+    except Interrupted as interruption:
+        tell(f"{signal.Signals(interruption.number).name}: {interruption}")
+        raise SystemExit(128 + interruption.number) from None
+    except KeyboardInterrupt:
+        tell("SIGINT: interrupted")
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         tell_launcher(f"{type(error).__name__}: {error}")
         raise
+
+
+def tell(line):
+    """Write a line to stderr, and where the job was started."""
+    print(line, file=sys.stderr, flush=True)
+    tell_launcher(line)
 
 
 def tell_launcher(line):

@@ -3,7 +3,11 @@
 It counts what a run holds for certain and what the backward pass needs. Imports no paddle.
 """
 
+from pathlib import Path
+
 import numpy as np
+
+from errors import RunError
 
 GIB = 2**30
 # Numbers that a layer keeps for the backward pass, in hidden sizes a token: its input, both normalised inputs, the sum
@@ -57,3 +61,34 @@ def largest_micro_batch(lengths, batch_size, capacity=None):
     if capacity is None:
         return longest
     return [[capacity - target, target] for _, target in longest]
+
+
+class OutOfMemory(RunError):
+    """A step needed more memory than there is. is_whole: whether the model and the optimizer are as before the step."""
+
+    def __init__(self, message, is_whole):
+        super().__init__(message)
+        self.is_whole = is_whole
+
+
+def advice(step, rows, tokens, estimate):
+    """One line on memory that ran out.
+
+    step: number of the step. rows, tokens: of its micro-batch. estimate: of the run, GiB in all; None if there is none.
+    """
+    expected = f" (the estimate was {estimate:.2f} GiB for the largest)" if estimate else ""
+    return (
+        f"memory ran out in step {step}, with {rows} examples of {tokens} tokens in a micro-batch{expected}: halve "
+        "--per_device_train_batch_size and double --gradient_accumulation_steps (--auto_batch does that), or give "
+        "--recompute, or shorter --src_length and --tgt_length (which also bound the rows of --packing), or --lora True"
+    )
+
+
+def available():
+    """GiB of memory that the machine has to give now, None where nobody says (not Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return kib and kib * 1024 / GIB

@@ -11,6 +11,7 @@ import numpy as np
 from errors import UserError
 from sharding import axis_of, from_file, local_part, local_shape, whole_of_parts, whole_shape
 from weight_files import Weights, read_pdparams, read_pytorch, read_safetensors
+from weight_writers import SafetensorsWriter
 
 CONFIG_FILE = "config.json"
 SAFETENSORS, PDPARAMS, PYTORCH = "model.safetensors", "model_state.pdparams", "pytorch_model.bin"
@@ -18,6 +19,13 @@ READERS = {SAFETENSORS: read_safetensors, PDPARAMS: read_pdparams, PYTORCH: read
 SHARD = re.compile(r"model_state\.tp(\d+)\.(safetensors|pdparams)")
 SHARD_READERS = {"safetensors": read_safetensors, "pdparams": read_pdparams}
 TRANSPOSED = re.compile(r"\.(query_key_value|attention\.dense|dense_h_to_4h|dense_4h_to_h)\.weight$")
+
+
+# Of a config.json: the sizes of a model, and how large they may be; and its other numbers.
+SIZES = {"num_layers": 10_000, "hidden_size": 2**20, "num_attention_heads": 2**20, "vocab_size": 2**31}
+SIZES |= {"max_sequence_length": 2**31}
+NUMBERS = ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob", "initializer_range")
+NUMBERS += ("layernorm_epsilon", "attention_scale")
 
 
 class ModelError(UserError):
@@ -33,6 +41,21 @@ def read_object(path):
     if not isinstance(content, dict):
         raise ModelError(f"{path}: must hold one object")
     return content
+
+
+def check_config(content, place):
+    """Raise ModelError unless what a config.json (a dict, read from `place`) says of a GLM's sizes can be true."""
+    for name, largest in SIZES.items():
+        value = content.get(name, 1)
+        if type(value) is not int or not 1 <= value <= largest:
+            raise ModelError(f"{place}: {name} is {json.dumps(value)}; it must be a whole number from 1 to {largest}")
+    for name in NUMBERS:
+        value = content.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
+            raise ModelError(f"{place}: {name} is {json.dumps(value)}; it must be a number of at least 0")
+    heads, hidden = content.get("num_attention_heads", 1), content.get("hidden_size")
+    if hidden is not None and hidden % heads:
+        raise ModelError(f"{place}: hidden_size {hidden} is no multiple of the {heads} attention heads")
 
 
 def read_weights(directory):
@@ -214,10 +237,33 @@ def as_array(tensor, dtype):
     return (tensor.astype("float32") if dtype_name(tensor) == "bfloat16" else tensor).numpy().astype(dtype, copy=False)
 
 
-def write_weights(arrays, path):
-    """Write arrays by name as a safetensors file."""
-    from safetensors.numpy import save_file
+def file_dtype(tensor):
+    """dtype in a file of a tensor or array: its own, where a file can have it, else float32."""
+    name = dtype_name(tensor)
+    return name if name in SafetensorsWriter.CODES else "float32"
 
-    save_file(arrays, str(path), metadata={"format": "np"})
-    # safetensors makes a file that only its owner can read, whatever the umask says.
-    path.chmod(path.stat().st_mode | 0o044)
+
+def size_of(tensors):
+    """Bytes that tensors or arrays (by name) take in a file."""
+    return sum(
+        int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(file_dtype(tensor)).itemsize
+        for tensor in tensors.values()
+    )
+
+
+def host_arrays(tensors):
+    """Copies of tensors (by name) as NumPy arrays of the dtypes that files have."""
+    return {name: np.array(as_array(tensor, file_dtype(tensor))) for name, tensor in tensors.items()}
+
+
+def write_arrays(tensors, path, dtype=None, layout=None):
+    """Write tensors or arrays (by name) as a safetensors file, one after another.
+
+    dtype: of all in the file; default: file_dtype() of each. layout: name, array → array as it is in the file.
+    """
+    dtypes = {name: dtype or file_dtype(tensor) for name, tensor in tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    with SafetensorsWriter(path, shapes, dtypes) as writer:
+        for name, tensor in tensors.items():
+            array = tensor if isinstance(tensor, np.ndarray) else as_array(tensor, dtypes[name])
+            writer.write(layout(name, array) if layout else array)

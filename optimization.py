@@ -1,25 +1,40 @@
-"""What an optimizer step needs besides paddle's AdamW: clipping, the schedule, and its state at another degree of
-tensor parallelism."""
+"""What an optimizer step needs besides paddle's AdamW: clipping, and the schedule."""
 
-from pathlib import Path
+import math
 
-import numpy as np
 import paddle
 
 from parallel import ALONE
-from sharding import axis_of, local_part, whole_of_parts
 
-OPTIMIZER_FILE = "optimizer.pdopt"
+
+class AdamW(paddle.optimizer.AdamW):
+    """paddle's AdamW, which leaves out the steps that its GlobalNormClip leaves out."""
+
+    def _get_auxiliary_var(self, key):
+        # What paddle does with found_inf suits CPU: it has the host wait for the device.
+        found = super()._get_auxiliary_var(key)
+        return found or self._grad_clip.left_out if key == "found_inf" else found
+
+    def _create_param_lr(self, param_and_grad):
+        rate = super()._create_param_lr(param_and_grad)
+        return rate if self._grad_clip.keep is None else rate * self._grad_clip.keep
 
 
 class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
-    """Clipping by the global norm (Pascanu et al. 2013) that remembers the norm before clipping, for the log.
+    """Clipping by the global norm (Pascanu et al. 2013) that remembers the norm before clipping, and says whether the
+    step is to be left out because it is not finite.
 
-    It reads gradients once, and writes them, in place, only where they have to shrink. ranks: parallel.Ranks among
-    which parameters are divided, where they say so (is_distributed); the others count once.
+    It reads gradients once, and writes them, in place, only where they have to shrink. On CPU, a step left out changes
+    nothing. On a GPU, which the host does not wait for, the learning rate is zero, so the weights stay, and AdamW's
+    moments see a gradient of zero.
+
+    clip_norm: infinity clips nothing. ranks: parallel.Ranks among which parameters are divided, where they say so
+    (is_distributed); the others count once. last_norm: [1], or None. left_out: whether to leave the step out; keep: on
+    a GPU a tensor [1] instead, 0 to leave it out and 1 to take it.
     """
 
-    last_norm = None
+    last_norm = keep = None
+    left_out = False
 
     def __init__(self, clip_norm, ranks=ALONE):
         super().__init__(clip_norm)
@@ -33,14 +48,40 @@ class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
         divided = sum_of_squares([grad for parameter, grad in with_gradient if parameter.is_distributed])
         common = sum_of_squares([grad for parameter, grad in with_gradient if not parameter.is_distributed])
         self.last_norm = paddle.sqrt(common + self.ranks.summed(divided))
-        if self.last_norm.place.is_cpu_place() and float(self.last_norm) <= self.clip_norm:
-            return params_grads
-        factor = self.clip_norm / paddle.clip(self.last_norm, min=self.clip_norm)
-        # In place: a second set of gradients would take as much memory as the weights.
-        return [
-            (parameter, grad if grad is None else grad.multiply_(factor.astype(grad.dtype)))
-            for parameter, grad in params_grads
-        ]
+        if self.last_norm.place.is_cpu_place():
+            norm = float(self.last_norm)
+            self.left_out = not math.isfinite(norm)
+            return scaled(params_grads, self.factor()) if norm > self.clip_norm else params_grads
+        return self.unless_bad(params_grads)
+
+    def unless_bad(self, params_grads):
+        """Clipped gradients, or zeros, as the device finds."""
+        finite = paddle.isfinite(self.last_norm)
+        self.keep = finite.astype("float32")
+        return zeroed_unless(
+            finite, params_grads if math.isinf(self.clip_norm) else scaled(params_grads, self.factor())
+        )
+
+    def factor(self):
+        """What gradients are multiplied by."""
+        return self.clip_norm / paddle.clip(self.last_norm, min=self.clip_norm)
+
+
+def scaled(params_grads, factor):
+    """The gradients times a factor, in place: a second set of them would take as much memory as the weights."""
+    return [
+        (parameter, grad if grad is None else grad.multiply_(factor.astype(grad.dtype)))
+        for parameter, grad in params_grads
+    ]
+
+
+def zeroed_unless(good, params_grads):
+    """The gradients, in place of which there are zeros unless `good`, a tensor [1] of bool. Not by a product: zero
+    times infinity is no number."""
+    for _, grad in params_grads:
+        if grad is not None:
+            grad.copy_(paddle.where(good, grad, paddle.zeros([1], grad.dtype)), False)
+    return params_grads
 
 
 def sum_of_squares(gradients):
@@ -56,40 +97,3 @@ def linear_factor(step, warmup_steps, total_steps, decay_ratio):
         return step / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return 1.0 - (1.0 - decay_ratio) * progress
-
-
-def state_files(directory):
-    """The files of an optimizer's state in a checkpoint, one of each tensor-parallel rank, in order."""
-    whole = Path(directory) / OPTIMIZER_FILE
-    return [whole] if whole.is_file() else sorted(Path(directory).glob("optimizer.tp*.pdopt"))
-
-
-def state_at_another_degree(files, stored_names, parameters, ranks):
-    """The optimizer's state of this rank, from that of the ranks of another degree.
-
-    files: those of each rank. stored_names: {name of a weight: name of the parameter that its state is kept under} in
-    them. parameters: this rank's, by name of the weight. Moments lie like their parameters; what is kept once for a
-    parameter (powers of beta) and for all (the schedule) is the same on all ranks.
-    """
-    states = [paddle.load(str(path), return_numpy=True) for path in files]
-    masters = [state.pop("master_weights", {}) for state in states]
-    result = {name: value for name, value in states[0].items() if not isinstance(value, np.ndarray)}
-    for weight, parameter in parameters.items():
-        old = stored_names[weight]
-        for key in states[0]:
-            # Not by prefix: linear_1.w_0 begins linear_1.w_0_moment1_0 and is none of linear_11's.
-            if key.startswith(f"{old}_"):
-                parts = [state.pop(key) if state is not states[0] else state[key] for state in states]
-                result[parameter.name + key[len(old) :]] = paddle.to_tensor(moved(weight, parts, parameter, ranks))
-        if old in masters[0]:
-            parts = [master[old] for master in masters]
-            copies = result.setdefault("master_weights", {})
-            copies[parameter.name] = paddle.to_tensor(moved(weight, parts, parameter, ranks))
-    return result
-
-
-def moved(weight, parts, parameter, ranks):
-    """This rank's part of what other ranks keep of a weight."""
-    if axis_of(weight) is None or parts[0].size == 1 != parameter.size:
-        return parts[0]
-    return np.ascontiguousarray(local_part(weight, whole_of_parts(weight, parts), ranks.rank, ranks.size))

@@ -57,7 +57,7 @@ def merge(arguments):
     else:
         check_is_free(arguments.merge_lora_path, "--merge_lora_path")
         model, tokenizer = adapters.load_merged(directory, arguments.lora_path), checkpoint.load_tokenizer(directory)
-        with new_directory(arguments.merge_lora_path) as target:
+        with new_directory(arguments.merge_lora_path, facts={}) as target:
             checkpoint.save_model(model, tokenizer, target, checkpoint.stored_dtype(directory))
     print(f"merged model written to {arguments.merge_tensor_parallel_path or arguments.merge_lora_path}")
 

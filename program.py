@@ -1,4 +1,5 @@
-"""A decoder as a static program: PREFIX.pdmodel, PREFIX.pdiparams, PREFIX_generation_config.json and the tokenizer.
+"""A decoder as a static program: PREFIX.pdmodel, PREFIX.pdiparams, PREFIX_generation_config.json, the tokenizer, and
+PREFIX_manifest.json.
 
 save() needs paddle; describe() and the paths do not, so that what runs a program need not import it.
 """
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import generation_config
+import manifest
+from atomic import replaced_files
 from errors import UserError
 from generation_config import GenerationConfig, SpecialIds
 
@@ -57,9 +60,15 @@ def config_path(directory, prefix):
     return Path(directory) / f"{prefix}_{generation_config.FILE_NAME}"
 
 
+def manifest_name(prefix):
+    """Name of a program's manifest: a directory may hold several programs."""
+    return f"{prefix}_{manifest.FILE}"
+
+
 def describe(directory, prefix):
-    """The Program in a directory. Raises ProgramError."""
+    """The Program in a directory. Raises ProgramError, or DamageError if it is not as it was exported."""
     path = config_path(directory, prefix)
+    manifest.verify(directory, name=manifest_name(prefix))
     needed = [path, *(Path(directory) / f"{prefix}{suffix}" for suffix in (".pdmodel", ".pdiparams"))]
     for file in needed:
         if not file.is_file():
@@ -74,9 +83,11 @@ def describe(directory, prefix):
 
 
 def save(model, tokenizer, config, directory, prefix, dtype="float32"):
-    """Export a model with its search loop, and the tokenizer beside it; see write()."""
-    write(model, SpecialIds.of(tokenizer, model.config.vocab_size), config, directory, prefix, dtype)
-    tokenizer.save(directory)
+    """Export a model with its search loop, and the tokenizer beside it; see write(). What is there with the same prefix
+    is replaced, each file whole, and a manifest says what belongs together."""
+    with replaced_files(directory, {}, manifest_name(prefix)) as workshop:
+        write(model, SpecialIds.of(tokenizer, model.config.vocab_size), config, workshop, prefix, dtype)
+        tokenizer.save(workshop)
 
 
 def write(model, special_ids, config, directory, prefix, dtype="float32"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 import records
+from archives import ArchiveError, contained_archives
 from errors import UserError
 from records import Part
 
@@ -95,7 +96,10 @@ def dureader_qg(split):
     from paddlenlp.datasets.dureader_qg import DuReaderQG
 
     try:
-        return Path(DuReaderQG()._get_data(split))
+        with contained_archives():
+            return Path(DuReaderQG()._get_data(split))
+    except ArchiveError:
+        raise
     except Exception as error:
         raise DownloadError(
             f"dureader_qg could not be downloaded ({type(error).__name__}): check the network, or give the directory "
@@ -111,7 +115,10 @@ def belle(name, split):
         known = ", ".join(BelleGroup.BUILDER_CONFIGS)
         raise UserError(f"--task_name {name}: no such file or directory, and no data set of {BELLE} ({known})")
     try:
-        path = Path(BelleGroup(name=name)._get_data(split))
+        with contained_archives():
+            path = Path(BelleGroup(name=name)._get_data(split))
+    except ArchiveError:
+        raise
     except Exception as error:
         raise DownloadError(
             f"{name} could not be downloaded ({type(error).__name__}): check the network, or give its file or "

@@ -52,6 +52,7 @@ class Tokenizer:
             self.pieces.Load(str(model_file))
         except (OSError, RuntimeError) as error:
             raise TokenizerError(f"{model_file}: not a sentencepiece model ({str(error).splitlines()[0]})") from None
+        check_configuration(self.directory / CONFIGURATION_FILE)
         self.special_ids = self._read_special_ids()
         self.special_numbers = frozenset(self.special_ids.values())
         self.cls_id = self.special_ids["[CLS]"]
@@ -70,7 +71,7 @@ class Tokenizer:
         if path.is_file():
             try:
                 ids = json.loads(path.read_text(encoding="utf8"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise TokenizerError(f"{path}: not JSON ({error})") from None
             if not isinstance(ids, dict) or not all(type(number) is int for number in ids.values()):
                 raise TokenizerError(f"{path}: must hold one object, from pieces to their ids")
@@ -142,6 +143,19 @@ class Tokenizer:
         if not (model_file.exists() and model_file.samefile(self.directory / MODEL_FILE)):
             shutil.copyfile(self.directory / MODEL_FILE, model_file)
         write_configuration(target, self.special_ids)
+
+
+def check_configuration(path):
+    """Raise TokenizerError if a tokenizer_config.json wants files from elsewhere: other readers would follow it."""
+    if not path.is_file():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"{path}: not JSON ({error})") from None
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key.endswith("_file") and isinstance(value, str) and Path(value).name != value:
+            raise TokenizerError(f"{path}: {key} is {value}, outside of the directory; remove it")
 
 
 def complete(directory):

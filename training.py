@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 from paddlenlp.trainer import set_seed
-from paddlenlp.trainer.trainer_utils import get_last_checkpoint
+from paddlenlp.trainer.trainer import TRAINER_STATE_NAME
 from paddlenlp.utils.log import logger
 
 import adapters
@@ -16,15 +17,19 @@ import checkpoint
 import data
 import inference
 import losses
+import manifest
 import memory
 import metrics
+import saving
 import tasks
 from arguments import UsageError, to_generation_config
 from callbacks import EarlyStopping, MetricsFile
 from encoding import encode_file, encode_texts
+from errors import UserError
 from generation_config import check_positions
 from lora import add_lora
-from parallel import Ranks
+from memory import OutOfMemory
+from parallel import Ranks, gather_objects
 from templates import Selection
 from utils import GLMTrainer
 
@@ -50,28 +55,32 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
     model, files = load_model(model_args, lora_args, args, directory, tokenizer)
     check_lengths(model.config, (train_rows, eval_rows), data_args.tgt_length)
     logger.info(f"model: {directory}, {paddle.get_device()}, {os.environ.get('OMP_NUM_THREADS')} threads")
-    print_memory(model, args, train_rows)
+    estimate = print_memory(model, args, train_rows)
     if args.do_eval:
         for line in metrics.definition(numbers).splitlines():
             logger.info(line)
 
-    trainer = GLMTrainer(
-        model=model,
-        args=args,
-        tokenizer=tokenizer,
-        generation=generation,
-        files=files,
-        score_numbers=numbers,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
-        callbacks=[MetricsFile(), *([EarlyStopping(patience)] if (patience := args.early_stopping_patience) else [])],
-    )
     arguments = {**vars(model_args), **vars(data_args), **vars(lora_args), **args.to_dict()}
+
+    def make_trainer():
+        patience = args.early_stopping_patience
+        return GLMTrainer(
+            model=model,
+            args=args,
+            tokenizer=tokenizer,
+            generation=generation,
+            files=files,
+            score_numbers=numbers,
+            arguments=arguments,
+            estimate=estimate,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            callbacks=[MetricsFile(), *([EarlyStopping(patience)] if patience else [])],
+        )
+
     if args.should_save:
         write_json(arguments, args.output_dir, "args.json")
-    results = {}
-    if args.do_train:
-        results.update(train(trainer, last_checkpoint))
+    trainer, results = train(make_trainer, args, last_checkpoint) if args.do_train else (make_trainer(), {})
     if args.do_eval:
         results.update(evaluate(trainer))
     if args.should_save:
@@ -119,32 +128,63 @@ def select(data_args, args, splits, template):
 
 
 def prepare_output_dir(args):
-    """Make output_dir ready; return the checkpoint to resume from, or None.
+    """Make output_dir ready; return the checkpoint to resume from, or None; the same on all ranks.
 
-    A directory with checkpoints is resumed; --overwrite_output_dir removes its checkpoints first. Results without a
-    checkpoint are not overwritten unasked: UsageError.
+    A directory with checkpoints is resumed from the newest whole one; --overwrite_output_dir removes its checkpoints
+    first. Results without a checkpoint are not overwritten unasked: UsageError.
     """
+    found = answer_of_first_rank(lambda: prepare(args) if args.do_train else None)
+    if found is not None:
+        logger.info(f"resuming from {found}; --overwrite_output_dir would start anew")
+    return found
+
+
+def answer_of_first_rank(question):
+    """What a function returns on the first rank, which alone calls it, or the UserError that it raises there."""
+    answer = error = None
+    if dist.get_rank() == 0:
+        try:
+            answer = question()
+        except UserError as mistake:
+            error = mistake
+    if dist.get_world_size() > 1:
+        answer, error = gather_objects((answer, error))[0]
+    if error is not None:
+        raise error
+    return answer
+
+
+def prepare(args):
+    """See prepare_output_dir(); on one rank."""
     directory = Path(args.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    if not args.do_train:
-        return None
+    saving.clean(directory)
     if args.overwrite_output_dir:
-        for old in directory.glob("checkpoint-*") if args.should_save else ():
+        for old in directory.glob("checkpoint-*"):
             shutil.rmtree(old)
         return None
     if args.resume_from_checkpoint:
-        if not os.path.isfile(os.path.join(args.resume_from_checkpoint, "trainer_state.json")):
-            raise UsageError(f"--resume_from_checkpoint {args.resume_from_checkpoint} is no checkpoint directory")
-        return args.resume_from_checkpoint
-    last = get_last_checkpoint(args.output_dir)
+        return asked_checkpoint(Path(args.resume_from_checkpoint))
+    last = saving.newest_whole(directory, logger.warning)
     if last is None and (directory / "all_results.json").exists():
         raise UsageError(
             f"--output_dir {directory} holds the results of a run and no checkpoint to resume: give another directory, "
             "or --overwrite_output_dir to replace them"
         )
-    if last is not None:
-        logger.info(f"resuming from {last}; --overwrite_output_dir would start anew")
-    return last
+    return last and str(last)
+
+
+def asked_checkpoint(path):
+    """The directory that --resume_from_checkpoint names. Raises UsageError if it is no whole checkpoint."""
+    if not (path / TRAINER_STATE_NAME).is_file() and not (path / manifest.FILE).is_file():
+        raise UsageError(
+            f"--resume_from_checkpoint {path} is no checkpoint directory; give a checkpoint-N that a run has written"
+        )
+    try:
+        manifest.verify(path, required=True)
+    except manifest.DamageError as error:
+        raise UsageError(f"--resume_from_checkpoint {path} is not whole: {error}") from None
+    return str(path)
 
 
 def dry_run(model_args, data_args, lora_args, args, locate, template):
@@ -221,7 +261,7 @@ def check_lengths(config, splits, tgt_length):
 
 
 def print_memory(model, args, train_rows, assumed=None, half=None):
-    """Say how large a model is, and what training it takes.
+    """Say how large a model is, and what training it takes; that in GiB, None without rows.
 
     model: may have no weights yet. train_rows: data.Encoded; without them, rows of the lengths `assumed`, if any. half:
     whether weights are float16 or bfloat16; default: as in this run.
@@ -232,7 +272,7 @@ def print_memory(model, args, train_rows, assumed=None, half=None):
     logger.info(f"parameters{of_rank}: {sum(sizes):,}, of which trained: {trained:,}")
     lengths = data.lengths_of(train_rows)[:, :2] if train_rows else assumed
     if lengths is None:
-        return
+        return None
     capacity = int(np.sum(lengths, axis=1).max()) if args.packing else None
     rows = memory.largest_micro_batch(lengths, args.per_device_train_batch_size, capacity)
     half = args.fp16_opt_level == "O2" and (args.fp16 or args.bf16) if half is None else half
@@ -249,18 +289,43 @@ def print_memory(model, args, train_rows, assumed=None, half=None):
     figures = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
     kind = "half precision" if half else "float32"
     logger.info(f"estimated memory of training on each device in {kind}, GiB: {figures}")
+    there = None if paddle.is_compiled_with_cuda() or args.dry_run else memory.available()
+    if there is not None and parts["total"] > there:
+        logger.warning(f"the machine has {there:.2f} GiB left: the run may be ended without a word")
+    return parts["total"]
 
 
-def train(trainer, last_checkpoint):
-    """Train and save the model; the numbers for all_results.json."""
-    result = trainer.train(resume_from_checkpoint=last_checkpoint)
+def train(make_trainer, args, last_checkpoint):
+    """Train and save the model; (the trainer, the numbers for all_results.json). make_trainer: () → GLMTrainer."""
+    trainer = make_trainer()
+    try:
+        result = trainer.train(resume_from_checkpoint=last_checkpoint)
+    except OutOfMemory as error:
+        if not (args.auto_batch and error.is_whole and args.per_device_train_batch_size % 2 == 0):
+            raise
+        result, reason = None, str(error)
+    if result is None:
+        last_checkpoint = trainer.save_now() or last_checkpoint
+        halve_micro_batch(args, reason)
+        trainer = make_trainer()
+        result = trainer.train(resume_from_checkpoint=last_checkpoint)
     trainer.save_result()
     trainer.save_state()
-    return {
+    return trainer, {
         "train_loss": result.training_loss,
         "train_runtime": result.metrics["train_runtime"],
         "train_tokens_per_second": round(trainer.meter.mean(), 1),
     }
+
+
+def halve_micro_batch(args, reason):
+    """Halve the micro-batch and double the accumulation: the same examples in every step. reason: for the log."""
+    args.per_device_train_batch_size //= 2
+    args.gradient_accumulation_steps *= 2
+    logger.warning(
+        f"{reason}; going on with --per_device_train_batch_size {args.per_device_train_batch_size} "
+        f"--gradient_accumulation_steps {args.gradient_accumulation_steps}, which makes the same steps"
+    )
 
 
 def evaluate(trainer):

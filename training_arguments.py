@@ -146,6 +146,18 @@ class GLMTrainingArguments(TrainingArguments):
     early_stopping_patience: int = choice(
         None, "Stop after so many evaluations without a better --metric_for_best_model."
     )
+    async_save: bool = choice(
+        False, "Write checkpoints beside the training; takes memory for a copy of weights and optimizer state."
+    )
+    on_save_error: str = choice(
+        "stop", "A checkpoint that cannot be saved, of a full disk say: stop, or go on.", choices=("stop", "continue")
+    )
+    max_bad_steps: int = choice(
+        5, "A step whose loss or gradient is not finite is left out; after so many in a row, stop."
+    )
+    auto_batch: bool = choice(
+        False, "If memory runs out, halve per_device_train_batch_size and double gradient_accumulation_steps, once."
+    )
     dry_run: bool = choice(
         False, "Read and check the data, show lengths, one example and the memory needed; train nothing."
     )
@@ -163,6 +175,10 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError(f"--neftune_alpha is {self.neftune_alpha}; it must be at least 0")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise UsageError(f"--early_stopping_patience is {self.early_stopping_patience}; it must be at least 1")
+        if self.max_bad_steps < 1:
+            raise UsageError(f"--max_bad_steps is {self.max_bad_steps}; it must be at least 1")
+        if self.auto_batch and paddle.distributed.get_world_size() > 1:
+            raise UsageError("--auto_batch is for one process: others would wait for the one whose memory ran out")
         self.refuse_what_is_not_here()
         self.check_best_metric()
         # Left open, paddlenlp takes the same and announces that this will change.

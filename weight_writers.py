@@ -12,8 +12,8 @@ import numpy as np
 class WeightsWriter:
     """A file of weights, on disk when the context ends.
 
-    shapes: name → shape, in the order in which the arrays come. dtype: "float32" or "float16", of all. checksums:
-    {name: CRC-32 of the bytes} of what was written.
+    shapes: name → shape, in the order in which the arrays come. dtype: "float32" or "float16", of all, or {name:
+    dtype}. checksums: {name: CRC-32 of the bytes} of what was written.
 
     A format gives head(), and where it has any, what stands before and behind the bytes of each array, and at the end.
     """
@@ -21,14 +21,15 @@ class WeightsWriter:
     BEHIND_ARRAY = END = b""
 
     def __init__(self, path, shapes, dtype):
-        self.shapes, self.dtype, self.checksums = shapes, np.dtype(dtype), {}
+        self.shapes, self.checksums = shapes, {}
+        self.dtypes = {name: np.dtype(dtype[name] if isinstance(dtype, dict) else dtype) for name in shapes}
         self.names = list(shapes)
         self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         self.file.write(self.head())
 
     def size_of(self, name):
         """Bytes of an array."""
-        return int(np.prod(self.shapes[name], dtype=np.int64)) * self.dtype.itemsize
+        return int(np.prod(self.shapes[name], dtype=np.int64)) * self.dtypes[name].itemsize
 
     def before(self, name):
         """What stands before the bytes of an array."""
@@ -44,7 +45,7 @@ class WeightsWriter:
         self.file.write(self.before(name))
         checksum = 0
         for piece in pieces:
-            content = memoryview(np.ascontiguousarray(piece, self.dtype)).cast("B")
+            content = memoryview(np.ascontiguousarray(piece, self.dtypes[name])).cast("B")
             checksum = zlib.crc32(content, checksum)
             self.file.write(content)
         self.file.write(self.BEHIND_ARRAY)
@@ -71,7 +72,7 @@ class SafetensorsWriter(WeightsWriter):
         header, offset = {"__metadata__": {"format": "np"}}, 0
         for name, shape in self.shapes.items():
             end = offset + self.size_of(name)
-            code = self.CODES[self.dtype.name]
+            code = self.CODES[self.dtypes[name].name]
             header[name] = {"dtype": code, "shape": list(map(int, shape)), "data_offsets": [offset, end]}
             offset = end
         text = json.dumps(header).encode()
@@ -91,7 +92,7 @@ class PdparamsWriter(WeightsWriter):
 
     def before(self, name):
         """The beginning of an item of the dict: its key, an array made as NumPy's own pickles make it."""
-        kind = f"{self.dtype.kind}{self.dtype.itemsize}"
+        kind = f"{self.dtypes[name].kind}{self.dtypes[name].itemsize}"
         make = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
         dtype = (
             b"cnumpy\ndtype\n" + text(kind) + b"\x89\x88\x87R(K\x03" + text("<") + b"NNN" + integer(-1) * 2 + b"K\x00tb"

@@ -10,4 +10,5 @@ import runtime  # noqa: F401
 from hypothesis import settings
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.register_profile("faults", deadline=None, max_examples=400)
 settings.load_profile("unhurried")

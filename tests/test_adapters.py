@@ -43,7 +43,7 @@ def saved(base, tmp_path_factory):
     for factor in lora_parameters(model).values():
         factor.set_value(rng.standard_normal(factor.shape).astype("float32"))
     directory = tmp_path_factory.mktemp("adapter")
-    adapters.Adapter(model, LORA, str(base), fingerprint).save(directory)
+    adapters.Adapter(model, LORA, str(base), fingerprint).save_whole(directory)
     return directory
 
 

@@ -391,9 +391,15 @@ def test_a_truncated_file_is_refused(directory, weights, kept):
         (b"\xff\xfe", "config.json: not JSON"),
         (b"[]", "config.json: must hold one object"),
         (b'{"model_type": "bert"}', "config.json: model_type is 'bert'; only GLM models can be used"),
-        (b'{"num_layers": "two"}', "config.json: no GLM can be made of it"),
-        (b'{"hidden_size": 15, "num_attention_heads": 2}', "config.json: no GLM can be made of it"),
-        (b'{"hidden_size": 16, "num_attention_heads": 0}', "config.json: no GLM can be made of it"),
+        (b'{"num_layers": "two"}', 'config.json: num_layers is "two"; it must be a whole number'),
+        (
+            b'{"hidden_size": 15, "num_attention_heads": 2}',
+            "config.json: hidden_size 15 is no multiple of",
+        ),
+        (
+            b'{"hidden_size": 16, "num_attention_heads": 0}',
+            "config.json: num_attention_heads is 0; it must be",
+        ),
     ],
 )
 def test_an_unusable_config_is_refused(directory, content, expected):

@@ -86,6 +86,7 @@ def test_shards_in_paddles_own_format_are_those_that_paddle_reads(model, tmp_pat
     np.testing.assert_array_equal(stored["glm.word_embeddings.weight"], whole["glm.word_embeddings.weight"][-640:])
     # And what paddle writes is read, framed and unframed arrays alike.
     paddle.save(stored, str(tmp_path / "split" / "model_state.tp03.pdparams"))
+    (tmp_path / "split" / "manifest.json").unlink()
     run("merge", tmp_path / "split", tmp_path / "merged")
     merged = load_file(str(tmp_path / "merged" / "model.safetensors"))
     assert all(np.array_equal(whole[name], merged[name]) for name in whole)
@@ -104,8 +105,9 @@ def test_float16_stays_float16(model, tmp_path):
 
 @pytest.fixture
 def shards(model, tmp_path):
-    """Directory of four shards, to be spoiled."""
+    """Directory of four shards, to be spoiled; without its manifest, which would notice first."""
     run("split", model, tmp_path / "shards", "--tensor_parallel_degree", 4)
+    (tmp_path / "shards" / "manifest.json").unlink()
     return tmp_path / "shards"
 
 
@@ -132,6 +134,7 @@ def test_shards_that_do_not_belong_together_are_named(model, shards, tmp_path, c
 
     config = json.loads((tmp_path / "two" / "config.json").read_text())
     (tmp_path / "two" / "config.json").write_text(json.dumps({**config, "vocab_size": 64}))
+    (tmp_path / "two" / "manifest.json").unlink()
     told = refused(capsys, "merge", tmp_path / "two", tmp_path / "out")
     assert "glm.word_embeddings.weight is [2560, 32], but config.json asks for [64, 32]" in told
     assert not (tmp_path / "out").exists()

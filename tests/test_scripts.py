@@ -33,7 +33,7 @@ def weights_of(directory):
     """The weights that a run has written, of a model or of an adapter."""
     from safetensors.numpy import load_file
 
-    (path,) = Path(directory).glob("*.safetensors")
+    (path,) = (path for path in Path(directory).glob("*.safetensors") if not path.name.startswith("optimizer."))
     return load_file(str(path))
 
 

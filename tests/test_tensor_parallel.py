@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from test_scripts import DEV, ROOT, SMALL, read_lines, weights_of
 import builtin_model
 import checkpoint
 import finetune_generation
+import manifest
 import predict_generation
 
 RUN = [*SMALL, "--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3", "--eval_steps", "6"]
@@ -82,7 +84,7 @@ def test_lora_on_two_tensor_parallel_ranks_leaves_the_adapter_of_one_process(tmp
     ranks(tmp_path / "out", 2, *LORA, "--tensor_parallel_degree", "2", BATCH, "8")
     assert_same_run(tmp_path / "alone", tmp_path / "out")
     names = [sorted(path.name for path in (tmp_path / side / "checkpoint-3").iterdir()) for side in ("alone", "out")]
-    assert set(names[0]) - {"rng_state.pth", "optimizer.pdopt"} <= set(names[1])
+    assert set(names[0]) - {"optimizer.safetensors"} <= set(names[1])
 
 
 def resumed(tmp_path, source, *flags, count):
@@ -137,16 +139,59 @@ def launch(directory, *flags):
 def test_a_rank_that_is_killed_takes_the_job_down_and_the_last_checkpoint_loads(tmp_path):
     directory = tmp_path / "out"
     job = launch(directory, "--max_steps", "100000", "--eval_steps", "100000", "--save_steps", "2")
-    state = directory / "checkpoint-4" / "trainer_state.json"
-    until = time.monotonic() + 120
-    while not state.exists() and job.poll() is None and time.monotonic() < until:
-        time.sleep(0.1)
+    wait_for(directory / "checkpoint-4", job)
     ranks_of_job = psutil.Process(job.pid).children()
     assert len(ranks_of_job) == 2
     ranks_of_job[1].kill()
     assert job.wait(timeout=60) != 0
     assert re.search(r"rank=\[(0, )?1\] was aborted", (tmp_path / "screen.txt").read_text(encoding="utf8"))
     checkpoint.load_model(directory / "checkpoint-4")
+
+
+def wait_for(path, job):
+    """Wait until a file is there, or the job is not any more."""
+    until = time.monotonic() + 120
+    while not path.exists() and job.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert path.exists()
+
+
+def wait_for_end(processes):
+    """Wait until some processes have ended."""
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_ranks_stop_with_their_launcher_after_the_same_step_and_go_on_from_it(tmp_path, number):
+    """It passes SIGINT on as SIGTERM; of SIGTERM it dies, and they notice."""
+    flags = [
+        "--do_eval",
+        "False",
+        "--eval_steps",
+        "100000",
+        "--lr_scheduler_type",
+        "constant",
+        "--save_steps",
+        "100000",
+    ]
+    job = launch(tmp_path / "out", *flags, "--max_steps", "100000")
+    wait_for(tmp_path / "out" / "metrics.jsonl", job)
+    ranks_of_job = psutil.Process(job.pid).children()
+    job.send_signal(number)
+    assert job.wait(timeout=60) != 0
+    wait_for_end(ranks_of_job)
+    (saved,) = (tmp_path / "out").glob("checkpoint-*")
+    step = manifest.verify(saved, required=True)["step"]
+    assert len(checkpoint.shard_files(saved)) == 2
+    assert f"SIGTERM: stopped after step {step}" in (tmp_path / "log" / "workerlog.0").read_text(encoding="utf8")
+
+    if number == signal.SIGINT:
+        return
+    flags += ["--tensor_parallel_degree", "2", "--max_steps", str(step + 2)]
+    for directory in (tmp_path / "out", tmp_path / "whole"):
+        ranks(directory, 2, *flags)
+    expected, found = weights_of(tmp_path / "whole"), weights_of(tmp_path / "out")
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
 def test_what_stops_another_rank_is_told_where_the_job_was_started(tmp_path):

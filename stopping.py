@@ -1,0 +1,51 @@
+"""Signals that ask a run to stop: noticed at once, obeyed when its step is finished."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# A terminal's Ctrl-C reaches a launched process twice, from the terminal and from its launcher.
+ECHO_SECONDS = 1.0
+# Of linux/prctl.h: which signal a process gets when its parent has died.
+PR_SET_PDEATHSIG = 1
+
+
+class StopSignals:
+    """Context in which the first of SIGNALS is remembered (`received`, a number) and a second one ends the process at
+    once, with exit code 128 + its number. What comes within ECHO_SECONDS is the same request again."""
+
+    def __init__(self):
+        self.received, self.since, self.previous = None, None, {}
+
+    def __enter__(self):
+        # Python lets the main thread alone have handlers.
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {number: signal.signal(number, self.handle) for number in SIGNALS}
+        if "PADDLE_TRAINER_ID" in os.environ:
+            stop_with_parent()
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def handle(self, number, frame):
+        """Remember a signal, or obey at once."""
+        if self.received is None:
+            self.received, self.since = number, time.monotonic()
+            line = f"{signal.Signals(number).name}: the step under way is finished and saved; once more stops at once\n"
+            # Not by print: what a handler interrupts may be printing.
+            os.write(2, line.encode())
+        elif time.monotonic() - self.since > ECHO_SECONDS:
+            os._exit(128 + number)
+
+
+def stop_with_parent():
+    """Have this process get SIGTERM when its parent dies (Linux only): paddle.distributed.launch, when it is told to
+    end by SIGTERM, may do so without a word to its ranks."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
