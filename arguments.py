@@ -31,10 +31,19 @@ class PromptArguments:
     data_file: str = choice(
         None,
         "Records to answer: JSON Lines with context and answer, or with instruction and input, .source/.target "
-        "pairs, or one prompt a line. Default: "
-        "two example prompts.",
+        "pairs, or one prompt a line; - reads them from standard input. Default: two example prompts.",
+    )
+    interactive: bool = choice(False, "Ask for prompts on the terminal and show each answer as it comes.")
+    template: str = choice(
+        None,
+        "What prompts are made of: qg, instruction or text. Default: what the first record's fields fit, else qg.",
+        choices=("qg", "instruction", "text"),
     )
     output_file: str = choice(None, "Where to write predictions, JSON Lines in input order. Default: the screen.")
+    resume: bool = choice(False, "Go on where an interrupted run with the same flags ended.")
+    num_return_sequences: int = choice(
+        1, "Texts for each prompt: the best of as many --num_beams or more, or so many draws."
+    )
     batch_size: int = choice(
         8,
         "Prompts of src_length tokens decoded together; of shorter ones as many more as take the same number of "
@@ -61,6 +70,7 @@ class DecodingArguments:
         1.0, "Draw from the smallest set of pieces of this total probability; 1 keeps all. Needs --select_topk False."
     )
     temperature: float = choice(1.0, "Logits are divided by it before drawing.")
+    scores: bool = choice(False, "Also give each text's log probability; of beams, what they compete by.")
     seed: int = choice(42, "Seed of everything that is drawn.")
 
 
@@ -298,12 +308,17 @@ def to_generation_config(arguments, seed, **changes):
                 # 0 has always meant "all" for this flag.
                 "top_p": arguments.top_p or 1.0,
                 "temperature": arguments.temperature,
+                "output_scores": getattr(arguments, "scores", False),
                 "seed": seed,
                 **changes,
             }
         )
     except UserError as error:
         message = str(error)
-        for field_name, flag in (("max_new_tokens", "--tgt_length"), ("min_new_tokens", "--min_tgt_length")):
+        for field_name, flag in (
+            ("max_new_tokens", "--tgt_length"),
+            ("min_new_tokens", "--min_tgt_length"),
+            ("num_return_sequences", "--num_return_sequences"),
+        ):
             message = message.replace(field_name, flag)
         raise UsageError(message) from None

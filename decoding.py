@@ -9,7 +9,7 @@ from paddle.base.framework import EagerParamBase
 
 import scores
 from errors import UserError
-from generation_config import GenerationConfig, SpecialIds, check_positions, feeds, repeat_prompts
+from generation_config import GenerationConfig, SpecialIds, check_positions, feeds, flat, repeat_prompts
 from search import Model, Rules, search
 from strides import without_views
 
@@ -36,7 +36,8 @@ class Decoder(paddle.nn.Layer):
         self.head = transposed(model.glm.word_embeddings.weight)
 
     def forward(self, inputs):
-        """Take the tensors that generation_config.input_names lists, by name; return ids [batch, texts, new] int64.
+        """Take the tensors that generation_config.input_names lists, by name; return ids [batch, texts, new] int64,
+        with config.output_scores a pair of them and of scores [batch, texts] float32.
 
         texts is num_beams, best first. Texts end with <|endofpiece|> if they ended, then padding.
         """
@@ -50,7 +51,9 @@ class Decoder(paddle.nn.Layer):
         fixed = [target_position, *([inputs["noise"]] if sample else [])]
         rules = Rules(self.config, self.special, inputs, self.banned, self.ending, self.on_token)
         seen = inputs["source_mask"] + 0.0  # an input must not become a variable of a loop
-        return search(Model(self.step, model.empty_cache), source, fixed, seen, self.first_history(inputs), rules)
+        model = Model(self.step, model.empty_cache)
+        texts, values = search(model, source, fixed, seen, self.first_history(inputs), rules)
+        return (texts, values) if self.config.output_scores else texts
 
     def step(self, tokens, number, settled, recent, fixed, lineage):
         """Logits [prompts * texts, vocab] of the pieces after `tokens`, and the recent keys and values; see
@@ -97,7 +100,8 @@ def generate(
     stream: without beams, called after each step with the newest ids [batch * num_return_sequences], numpy int64;
     pad_token_id for texts that have ended.
     choices: fields of GenerationConfig; as in paddlenlp, n-grams of the source may not be repeated either.
-    Returns ids [batch * num_return_sequences, new] int64. Raises UserError.
+    Returns ids [batch * num_return_sequences, new] int64, with output_scores a pair of them and of scores [batch *
+    num_return_sequences] float32. Raises UserError.
     """
     config = GenerationConfig(**{"ban_source_ngrams": True, **choices})
     if stream is not None and config.num_beams > 1:
@@ -120,11 +124,13 @@ def generate(
         stream(ids)
 
     decoder = Decoder(model, config, special, on_token if stream else None)
-    return paddle.to_tensor(run(decoder, prompts, config))
+    found = run(decoder, prompts, config)
+    return tuple(map(paddle.to_tensor, found)) if config.output_scores else paddle.to_tensor(found)
 
 
 def run(decoder, prompts, config, row_ids=None):
-    """Decode prompts (numpy arrays by name) with a Decoder; ids [batch * num_return_sequences, new], numpy int64.
+    """Decode prompts (numpy arrays by name) with a Decoder; ids [batch * num_return_sequences, new], numpy int64, with
+    config.output_scores a pair of them and of scores [batch * num_return_sequences].
 
     Raises UserError, before any work, if the positions of a prompt or of what is generated exceed the model's tables.
     """
@@ -133,7 +139,7 @@ def run(decoder, prompts, config, row_ids=None):
     prompts, row_ids = repeat_prompts(prompts, row_ids, config)
     tensors = {name: paddle.to_tensor(array) for name, array in feeds(prompts, config, row_ids).items()}
     with paddle.no_grad(), without_views():
-        texts = decoder(tensors).numpy()
-    if config.num_beams > 1:
-        texts = texts[:, : config.num_return_sequences]
-    return texts.reshape([-1, texts.shape[-1]])
+        found = decoder(tensors)
+    found = [tensor.numpy() for tensor in (found if config.output_scores else [found])]
+    ids, *values = flat(found, config)
+    return (ids, *values) if config.output_scores else ids

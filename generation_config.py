@@ -14,7 +14,14 @@ from errors import UserError
 
 FILE_NAME = "generation_config.json"
 # What the shape of the decoding loop depends on. Fixed when a program is exported; everything else is an input of it.
-STRUCTURE = ("num_beams", "do_sample", "no_repeat_ngram_size", "early_stopping", "ban_source_ngrams")
+STRUCTURE = (
+    "num_beams",
+    "do_sample",
+    "no_repeat_ngram_size",
+    "early_stopping",
+    "ban_source_ngrams",
+    "output_scores",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class GenerationConfig:
         https://arxiv.org/abs/1904.09751).
     seed: what is drawn depends on it and on the row's number alone, not on the batch or the runtime.
     num_return_sequences: texts per prompt.
+    output_scores: also give each text's score, its log probability (natural logarithm, end token included; that of the
+        model, before bans and temperature); of beams, what they compete by.
     """
 
     max_new_tokens: int = 160
@@ -50,6 +59,7 @@ class GenerationConfig:
     top_p: float = 1.0
     seed: int = 42
     num_return_sequences: int = 1
+    output_scores: bool = False
 
     def __post_init__(self):
         for name, lowest in (
@@ -169,6 +179,14 @@ def repeat_prompts(prompts, row_ids, config):
     copies = config.num_return_sequences
     repeated = {name: np.repeat(array, copies, axis=0) for name, array in prompts.items()}
     return repeated, [row * copies + copy for row in row_ids for copy in range(copies)]
+
+
+def flat(found, config):
+    """[batch * num_return_sequences, …] of each of the arrays [batch, texts, …] that a decoder gives: of the beams of a
+    prompt, the best."""
+    if config.num_beams > 1:
+        found = [array[:, : config.num_return_sequences] for array in found]
+    return [array.reshape([-1, *array.shape[2:]]) for array in found]
 
 
 def save(path, config, special_ids, **extra):

@@ -10,7 +10,7 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 from dataclasses import dataclass, replace
 
 from arguments import PromptArguments, UsageError, choice, parse
-from errors import one_line_errors
+from errors import UserError, one_line_errors
 
 # Flag of this script → field of GenerationConfig that it overrides.
 OVERRIDES = {
@@ -49,17 +49,24 @@ class LimitArguments:
     top_k: int = choice(None, "For sampling programs: draw from the top_k most probable pieces; 0 keeps all.")
     top_p: float = choice(None, "For sampling programs: draw from pieces of this total probability; 1 keeps all.")
     seed: int = choice(None, "For sampling programs: seed of the draws.")
+    scores: bool = choice(False, "Also give each text's score, if the program was exported with --scores.")
 
 
-def overridden(config, limits):
+def overridden(config, limits, prompts):
     """The program's GenerationConfig with the flags that were given. Raises UsageError for flags it has no use for."""
+    if limits.scores and not config.output_scores:
+        raise UsageError("--scores: this program gives none; export it with --scores")
     given = {flag: getattr(limits, flag) for flag in OVERRIDES if getattr(limits, flag) is not None}
     for flag in given:
         if flag in BEAMS_ONLY and config.num_beams == 1:
             raise UsageError(f"--{flag}: this program has no beams; export it with --num_beams 2 or more")
         if flag in SAMPLING_ONLY and not config.do_sample:
             raise UsageError(f"--{flag}: this program does not sample; export it with --select_topk False")
-    return replace(config, **{OVERRIDES[flag]: value for flag, value in given.items()})
+    changes = {OVERRIDES[flag]: value for flag, value in given.items()}
+    try:
+        return replace(config, **changes, num_return_sequences=prompts.num_return_sequences)
+    except UserError as error:
+        raise UsageError(str(error)) from None
 
 
 def main(argv=None):
@@ -74,24 +81,51 @@ def main(argv=None):
         from tokenization import Tokenizer
 
         exported = program.describe(arguments.model_path, arguments.model_prefix)
-        config = overridden(exported.config, limits)
-        examples, report = inference.load_prompts(prompts)
+        config = overridden(exported.config, limits, prompts)
         tokenizer = Tokenizer(arguments.model_path)
+        run = runners.open_program(exported, arguments.runtime, arguments.device, arguments.backend)
+
+        def run_batch(batch, rows):
+            batch, rows = generation_config.repeat_prompts(batch, rows, config)
+            found = generation_config.flat(run(generation_config.feeds(batch, config, rows)), config)
+            return tuple(found) if limits.scores else found[0]
+
+        if prompts.interactive:
+            return converse(run_batch, tokenizer, config, prompts)
+        examples, report = inference.load_prompts(prompts)
         encoded = data.encode_all(
             examples, tokenizer, prompts.src_length, config.max_new_tokens, prompts.on_bad_data, report
         )
         longest = max((len(row.source_ids) for row in encoded), default=0)
         generation_config.check_positions(exported.positions, longest, config.max_new_tokens)
-        run = runners.open_program(exported, arguments.runtime, arguments.device, arguments.backend)
-        answers = inference.answer_all(
-            encoded,
-            lambda batch, rows: run(generation_config.feeds(batch, config, rows))[:, 0],
-            tokenizer,
-            batch_size=prompts.batch_size,
-            src_length=prompts.src_length,
-            new_tokens=config.new_tokens_a_prompt,
-        )
-    inference.report_answers(answers, prompts.output_file, report)
+        settings = [str(exported.model_file), config, limits.scores]
+        partial = inference.kept_answers(prompts, encoded, settings)
+        with inference.interruptible(partial, len(encoded)):
+            answers = inference.answer_all(
+                encoded,
+                run_batch,
+                tokenizer,
+                batch_size=prompts.batch_size,
+                src_length=prompts.src_length,
+                new_tokens=config.new_tokens_a_prompt,
+                texts=config.num_return_sequences,
+                partial=partial,
+            )
+    inference.report_answers(answers, prompts.output_file, report, partial)
+    return None
+
+
+def converse(run_batch, tokenizer, config, prompts):
+    """Answer prompts from the terminal; a program gives whole texts."""
+    import data
+    import interactive
+
+    def answer(example, write):
+        row = data.encode(example, tokenizer, prompts.src_length, config.max_new_tokens)
+        found = run_batch(data.collate_prompts([row], tokenizer.eos_id), [0])
+        write("\n".join(map(tokenizer.decode, found[0] if isinstance(found, tuple) else found)))
+
+    interactive.converse(prompts.template or "qg", answer)
 
 
 if __name__ == "__main__":

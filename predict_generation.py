@@ -12,7 +12,7 @@
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arguments import DecodingArguments, PromptArguments, UsageError, choice, parse, to_generation_config
 from atomic import check_is_free, new_directory
@@ -62,38 +62,85 @@ def merge(arguments):
     print(f"merged model written to {arguments.merge_tensor_parallel_path or arguments.merge_lora_path}")
 
 
-def predict(arguments, prompts, decoding):
-    """Answers to the prompts and the reader's report; each rank of a launched job has a part of the model."""
-    config = to_generation_config(decoding, decoding.seed)
-    import data
-    import inference
+class Predictor:
+    """A model and how it decodes; each rank of a launched job has a part of the model."""
 
-    examples, report = inference.load_prompts(prompts)
-    import adapters
-    import checkpoint
-    from decoding import Decoder, run
-    from generation_config import SpecialIds
-    from parallel import launched_ranks
+    def __init__(self, arguments, prompts, decoding):
+        """The arguments are those of the script."""
+        self.config = to_generation_config(decoding, decoding.seed, num_return_sequences=prompts.num_return_sequences)
+        import checkpoint
 
-    ranks = launched_ranks()
-    directory = checkpoint.resolve(arguments.model_name_or_path)
-    tokenizer = checkpoint.load_tokenizer(directory)
-    encoded = data.encode_all(examples, tokenizer, prompts.src_length, decoding.tgt_length, prompts.on_bad_data, report)
-    if arguments.lora_path:
-        model = adapters.load_model(directory, arguments.lora_path, ranks=ranks)
-    else:
-        model = checkpoint.load_model(directory, ranks=ranks)
-    decoder = Decoder(model, config, SpecialIds.of(tokenizer, model.config.vocab_size))
-    answers = inference.answer_all(
-        encoded,
-        lambda batch, rows: run(decoder, batch, config, rows),
-        tokenizer,
-        batch_size=prompts.batch_size,
-        src_length=prompts.src_length,
-        new_tokens=config.new_tokens_a_prompt,
-        progress=is_first_rank(),
-    )
-    return answers, report
+        self.arguments, self.prompts, self.decoding = arguments, prompts, decoding
+        self.directory = checkpoint.resolve(arguments.model_name_or_path)
+        self.tokenizer = checkpoint.load_tokenizer(self.directory)
+
+    def decoder(self, config, on_token=None):
+        """A Decoder of the model, which is loaded."""
+        import adapters
+        import checkpoint
+        from decoding import Decoder
+        from generation_config import SpecialIds
+        from parallel import launched_ranks
+
+        ranks, path = launched_ranks(), self.arguments.lora_path
+        if path:
+            model = adapters.load_model(self.directory, path, ranks=ranks)
+        else:
+            model = checkpoint.load_model(self.directory, ranks=ranks)
+        return Decoder(model, config, SpecialIds.of(self.tokenizer, model.config.vocab_size), on_token)
+
+    def predict(self):
+        """Answer all prompts and write what comes of it."""
+        import data
+        import inference
+
+        prompts, config = self.prompts, self.config
+        examples, report = inference.load_prompts(prompts)
+        limits = prompts.src_length, self.decoding.tgt_length
+        encoded = data.encode_all(examples, self.tokenizer, *limits, prompts.on_bad_data, report)
+        settings = [str(self.directory), self.arguments.lora_path, config]
+        partial = inference.kept_answers(prompts, encoded, settings, writes=is_first_rank())
+        from decoding import run
+
+        decoder = self.decoder(config)
+        with inference.interruptible(partial, len(encoded)):
+            answers = inference.answer_all(
+                encoded,
+                lambda batch, rows: run(decoder, batch, config, rows),
+                self.tokenizer,
+                batch_size=prompts.batch_size,
+                src_length=prompts.src_length,
+                new_tokens=config.new_tokens_a_prompt,
+                texts=config.num_return_sequences,
+                progress=is_first_rank(),
+                partial=partial,
+            )
+        if is_first_rank():
+            inference.report_answers(answers, prompts.output_file, report, partial)
+
+    def converse(self):
+        """Answer prompts from the terminal, texts of one piece after another where there is one text."""
+        import data
+        from decoding import run
+        from interactive import TextStream, converse
+
+        config, stream = replace(self.config, output_scores=False), None
+        streams = config.num_beams == 1 and config.num_return_sequences == 1
+
+        def on_token(_, pieces):
+            write(stream.add(pieces[0]))
+
+        decoder = self.decoder(config, on_token if streams else None)
+        write = None
+
+        def answer(example, show):
+            nonlocal stream, write
+            stream, write = TextStream(self.tokenizer), show
+            row = data.encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
+            ids = run(decoder, data.collate_prompts([row], self.tokenizer.eos_id), config)
+            show(stream.rest() if streams else "\n".join(map(self.tokenizer.decode, ids)))
+
+        converse(self.prompts.template or "qg", answer)
 
 
 def is_first_rank():
@@ -108,11 +155,8 @@ def main(argv=None):
         if arguments.merges:
             # The first rank merges; the others have nothing to do.
             return merge(arguments) if is_first_rank() else None
-        answers, report = predict(arguments, prompts, decoding)
-    if is_first_rank():
-        import inference
-
-        inference.report_answers(answers, prompts.output_file, report)
+        predictor = Predictor(arguments, prompts, decoding)
+        predictor.converse() if prompts.interactive else predictor.predict()
     return None
 
 

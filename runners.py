@@ -5,6 +5,7 @@ Only one of them can live in a process: both bring Paddle's C++ library, in diff
 
 import importlib.util
 import os
+import sys
 
 import numpy as np
 
@@ -16,7 +17,8 @@ DOUBLES_WEIGHTS = "fc_fuse_pass"
 
 
 def open_program(program, runtime="auto", device="cpu", backend="paddle"):
-    """A function feeds → ids [batch, texts, new] that runs a program.Program.
+    """A function feeds → [ids [batch, texts, new]], with scores [batch, texts] after them if it gives any, that runs a
+    program.Program.
 
     runtime: "auto" takes FastDeploy where it is installed, else Paddle Inference. device: "cpu" or "gpu".
     backend: "paddle" for Paddle's own kernels, "onednn" for oneDNN's. Raises ProgramError.
@@ -28,7 +30,8 @@ def open_program(program, runtime="auto", device="cpu", backend="paddle"):
     if backend == "onednn" and device == "gpu":
         raise ProgramError("--backend onednn runs on CPU only; leave it out with --device gpu")
     opened = (FastDeployRunner if runtime == "fastdeploy" else PaddleRunner)(program, device, backend)
-    print(f"runtime: {opened.name}, device: {device}, backend: {backend}", flush=True)
+    # Not on stdout, where answers may go.
+    print(f"runtime: {opened.name}, device: {device}, backend: {backend}", file=sys.stderr, flush=True)
     return opened.run
 
 
@@ -63,10 +66,10 @@ class FastDeployRunner:
         self.name = f"FastDeploy {fastdeploy.__version__}"
 
     def run(self, feeds):
-        """Ids [batch, texts, new] for arrays by input name."""
+        """What the program gives for arrays by input name."""
         # It compares dtypes by identity: arrays whose dtype object came out of a file would be refused.
         arrays = {name: np.array(array, dtype=array.dtype.name) for name, array in feeds.items()}
-        return self.runtime.infer(arrays)[0]
+        return self.runtime.infer(arrays)
 
 
 class PaddleRunner:
@@ -93,8 +96,8 @@ class PaddleRunner:
         self.name = f"Paddle Inference {paddle.__version__}"
 
     def run(self, feeds):
-        """Ids [batch, texts, new] for arrays by input name."""
+        """What the program gives for arrays by input name."""
         for name, array in feeds.items():
             self.predictor.get_input_handle(name).copy_from_cpu(array)
         self.predictor.run()
-        return self.predictor.get_output_handle(self.predictor.get_output_names()[0]).copy_to_cpu()
+        return [self.predictor.get_output_handle(name).copy_to_cpu() for name in self.predictor.get_output_names()]

@@ -104,6 +104,12 @@ def draw(weights, noise):
     return paddle.concat(drawn, axis=-1)
 
 
+def log_probability(logits, pieces):
+    """[rows] float32: log probability of a piece of each row. logits: [rows, vocab]; pieces: [rows] int64."""
+    chosen = paddle.take_along_axis(logits, pieces.unsqueeze(1), axis=1)
+    return (chosen - log_normalizer(logits))[:, 0]
+
+
 def best_extensions(logits, biased, open_scores):
     """The 2 * beams best extensions of the open texts of each prompt, best first.
 

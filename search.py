@@ -67,12 +67,14 @@ class Rows(NamedTuple):
     """State of a search that follows one text a prompt.
 
     done: [prompts] int64, 1 where the text has ended. lineage: [prompts, 1, entries] float32.
-    history: [prompts, n] int64: what came before, then the text.
+    history: [prompts, n] int64: what came before, then the text. total: [prompts] float32, its log probability; 0 where
+    nobody asked for it.
     """
 
     done: paddle.Tensor
     lineage: paddle.Tensor
     history: paddle.Tensor
+    total: paddle.Tensor
 
 
 class Beams(NamedTuple):
@@ -93,7 +95,8 @@ class Beams(NamedTuple):
 
 
 def search(model, source, fixed, visible, history, rules):
-    """Texts for prompts: ids [prompts, texts, new] int64, best first, padded after their ends.
+    """Texts for prompts: ids [prompts, texts, new] int64, best first, padded after their ends; and their scores,
+    [prompts, texts] float32, see GenerationConfig.output_scores.
 
     model: Model. source: list of tensors, what it remembers of the sources. fixed: list of other tensors that it needs,
     the last one the noise if rules.config.do_sample. visible: [prompts, entries of source] float32, 0 at padding.
@@ -107,11 +110,11 @@ def search(model, source, fixed, visible, history, rules):
     split = Parts(type(state), len(source), len(fixed))
     limit, start = rules.limits["max_new_tokens"], paddle.shape(history)[1]
 
-    def any_open(number, output, slots, *variables):
+    def any_open(number, output, values, slots, *variables):
         state, _, _ = split(variables)
         return (number < limit) & (paddle.min(state.done, axis=[0], keepdim=True) < 1)
 
-    def decode_stretch(number, output, slots, *variables):
+    def decode_stretch(number, output, values, slots, *variables):
         state, settled, fixed = split(variables)
         stop = paddle.minimum(limit, number + SETTLE_AFTER)
 
@@ -130,16 +133,19 @@ def search(model, source, fixed, visible, history, rules):
         recent = model.empty(paddle.shape(state.done)[0])
         number, *variables = while_loop(mostly_open, decode_one, [number + 0, *state, *recent])
         state, recent, _ = split(variables)
-        output = put_texts(output, slots, finish(number, state, rules)[:, :, start:], rules.special.pad)
+        texts, totals = finish(number, state, rules)
+        output = put_texts(output, slots, texts[:, :, start:], rules.special.pad)
+        values = paddle.scatter(values, slots, totals)
         settled = [paddle.concat(pair, axis=2) for pair in zip(settled, recent, strict=True)]
         kept = open_prompts(state.done)
-        return [number, output, *(paddle.gather(tensor, kept) for tensor in (slots, *state, *settled, *fixed))]
+        return [number, output, values, *(paddle.gather(tensor, kept) for tensor in (slots, *state, *settled, *fixed))]
 
     prompts = paddle.shape(history)[0]
     output = paddle.full([prompts, rules.config.num_beams, paddle.zeros([], dtype="int32")], 0, dtype="int64")
+    values = paddle.full([prompts, rules.config.num_beams], 0.0, dtype="float32")
     slots = paddle.arange(prompts, dtype="int64")
-    variables = [paddle.zeros([1], dtype="int64"), output, slots, *state, *source, *fixed]
-    return while_loop(any_open, decode_stretch, variables)[1]
+    variables = [paddle.zeros([1], dtype="int64"), output, values, slots, *state, *source, *fixed]
+    return while_loop(any_open, decode_stretch, variables)[1:3]
 
 
 class Parts(NamedTuple):
@@ -175,26 +181,29 @@ def open_prompts(done):
 def first_rows(visible, history):
     """Rows before the first step; see search()."""
     done = paddle.full([paddle.shape(history)[0]], 0, dtype="int64")
-    return Rows(done, visible.unsqueeze(1), history)
+    return Rows(done, visible.unsqueeze(1), history, paddle.full([paddle.shape(history)[0]], 0.0, dtype="float32"))
 
 
 def grow_rows(step, number, settled, recent, fixed, rows, rules):
     """One more piece for each text that has not ended, the likeliest or a drawn one: (Rows, recent entries)."""
     lineage = paddle.concat([rows.lineage, paddle.ones_like(rows.lineage[:, :, :1])], axis=2)
     logits, recent = step(rows.history[:, -1:], number, settled, recent, fixed, lineage)
-    logits = rules.biased(logits, number, rows.history)
+    plain, logits = logits, rules.biased(logits, number, rows.history)
     if rules.config.do_sample:
         chosen = scores.draw(rules.probabilities(logits), scores.noise_of_step(fixed[-1], number))[:, 0]
     else:
         chosen = paddle.argmax(logits, axis=-1)
+    total = rows.total
+    if rules.config.output_scores:
+        total = total + scores.log_probability(plain, chosen) * (1 - rows.done).astype("float32")
     chosen = paddle.where(rows.done > 0, paddle.full_like(chosen, rules.special.pad), chosen)
     done = paddle.maximum(rows.done, (chosen == rules.special.eop).astype("int64"))
-    return Rows(done, lineage, paddle.concat([rows.history, chosen.unsqueeze(1)], axis=1)), recent
+    return Rows(done, lineage, paddle.concat([rows.history, chosen.unsqueeze(1)], axis=1), total), recent
 
 
 def finish_rows(number, rows, rules):
-    """[prompts, 1, n]: history and text."""
-    return rows.history.unsqueeze(1)
+    """[prompts, 1, n]: history and text; [prompts, 1]: its score."""
+    return rows.history.unsqueeze(1), rows.total.unsqueeze(1)
 
 
 def first_beams(visible, history, rules):
@@ -266,15 +275,16 @@ def own_entries(beams, count):
 
 
 def finish_beams(number, beams, rules):
-    """[prompts, beams, n]: history and texts, best first: what has ended, and what is open where that may still win."""
+    """[prompts, beams, n]: history and texts, best first: what has ended, and what is open where that may still win;
+    [prompts, beams]: their scores."""
     still_open = beams.open_scores / scores.length_penalty(number, rules.limits["length_penalty"])
     still_open = still_open + beams.done.astype("float32").unsqueeze(1) * IMPOSSIBLE
-    _, texts = best_texts(
+    values, texts = best_texts(
         paddle.concat([beams.finished_scores, still_open], axis=1),
         paddle.concat([beams.finished, beams.history], axis=1),
         rules.config.num_beams,
     )
-    return texts
+    return texts, values
 
 
 def best_texts(values, texts, count):

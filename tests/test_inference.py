@@ -108,7 +108,7 @@ def test_every_prompt_gets_its_own_answer_in_the_given_order(lengths, batch_size
         return np.stack([arrays["input_ids"][:, 0], row_ids, arrays["source_mask"].sum(1).astype(int)], axis=1)
 
     assert answer(prompts, run_batch, batch_size, src_length, new) == [
-        Answer(f"prompt {i}", f"{100 + i} {i} {length}", f"target {i}") for i, length in enumerate(lengths)
+        Answer(f"prompt {i}", (f"{100 + i} {i} {length}",), f"target {i}") for i, length in enumerate(lengths)
     ]
     assert batches == scheduled(lengths, batch_size, src_length, new)
 
@@ -143,7 +143,7 @@ def test_progress_goes_to_stderr_and_only_if_asked(capsys):
         assert ("1/1" in captured.err) is progress
 
 
-ANSWERS = [Answer("问\n一", "“答”"), Answer("two", "", "t"), Answer("three", "3", "")]
+ANSWERS = [Answer("问\n一", ("“答”",)), Answer("two", ("",), "t"), Answer("three", ("3",), "")]
 LINES = [
     '{"source": "问\\n一", "prediction": "“答”"}',
     '{"source": "two", "target": "t", "prediction": ""}',

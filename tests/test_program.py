@@ -91,7 +91,7 @@ def test_the_runs_show_what_they_should(expected):
 def test_paddle_inference_gives_the_ids_of_the_decoder(exported, expected, name):
     runner = PaddleRunner(program.describe(exported, name), "cpu", "paddle")
     for i, run in enumerate(RUNS):
-        ids = runner.run(runtime_feeds(run_config(STRUCTURES[name], run)))
+        (ids,) = runner.run(runtime_feeds(run_config(STRUCTURES[name], run)))
         np.testing.assert_array_equal(ids, expected[name, i])
 
 
@@ -106,7 +106,7 @@ for name in names:
     runner = FastDeployRunner(program.describe(directory, name), "cpu", "paddle")
     for i in range(runs):
         with np.load(f"{directory}/{name}{i}.feeds.npz") as feeds:
-            np.save(f"{directory}/{name}{i}.npy", runner.run(dict(feeds)))
+            np.save(f"{directory}/{name}{i}.npy", runner.run(dict(feeds))[0])
 assert "paddle" not in sys.modules
 """
 
@@ -134,7 +134,7 @@ def test_float16_halves_the_file_and_rounds_the_weights_only(exported, tmp_path)
     whole = program.describe(exported, "greedy")
     assert (whole.dtype, half.dtype) == ("float32", "float16")
     assert half.params_file.stat().st_size < 0.55 * whole.params_file.stat().st_size
-    ids = PaddleRunner(half, "cpu", "paddle").run(runtime_feeds(config))
+    (ids,) = PaddleRunner(half, "cpu", "paddle").run(runtime_feeds(config))
     np.testing.assert_array_equal(ids, eager(rounded, config))
 
 

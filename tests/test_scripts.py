@@ -307,3 +307,142 @@ def test_help_needs_no_paddle_and_explains_every_flag(name):
     flags = [line for line in shown.splitlines() if line.lstrip().startswith("--")]
     assert flags
     assert "(default: " in shown
+
+
+def run_script(name, *flags, stdin=None):
+    """A script as its own process; the finished process."""
+    command = [sys.executable, str(ROOT / name), *map(str, flags)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """Directory of two programs: greedy, and three beams with scores."""
+    directory = tmp_path_factory.mktemp("programs")
+    for prefix, flags in (("greedy", []), ("beams", ["--num_beams", "3", "--scores", "--tgt_length", "12"])):
+        export_generation_model.main(
+            ["--model_name_or_path", str(trained), "--output_path", str(directory / prefix), *flags]
+        )
+    return directory
+
+
+def test_a_pipe_gets_json_lines_and_nothing_else(trained, exported):
+    """Of JSON Lines and of plain text, from Python and from C++."""
+    records = DEV.read_text(encoding="utf8").splitlines(keepends=True)[:3]
+    texts = ["青湖在哪里？\n", "问题：\n"]
+    for script, flags in (
+        ("predict_generation.py", ["--model_name_or_path", trained]),
+        ("infer_generation.py", ["--model_path", exported, "--model_prefix", "greedy"]),
+    ):
+        for lines in (records, texts):
+            done = run_script(script, *flags, "--data_file", "-", "--tgt_length", "8", stdin="".join(lines))
+            assert done.returncode == 0, done.stderr
+            answers = [json.loads(line) for line in done.stdout.splitlines()]
+            assert len(answers) == len(lines)
+            assert all(isinstance(answer["prediction"], str) for answer in answers)
+        assert answers[0]["source"] == texts[0].strip()
+        done = run_script(script, *flags, "--data_file", "-", stdin='{"context": "a"}\n')
+        assert done.returncode == 2
+        assert "standard input:1" in done.stderr
+
+
+def test_several_texts_and_their_scores_agree_in_python_and_in_cpp(trained, exported, tmp_path):
+    data = tmp_path / "data.json"
+    data.write_text("".join(DEV.read_text(encoding="utf8").splitlines(keepends=True)[:4]), encoding="utf8")
+    flags = ["--data_file", str(data), "--num_return_sequences", "2", "--scores", "--output_file"]
+    decoding = ["--num_beams", "3", "--tgt_length", "12", "--model_name_or_path", str(trained)]
+    predict_generation.main([*decoding, *flags, str(tmp_path / "python.jsonl")])
+    expected = read_lines(tmp_path / "python.jsonl")
+    for runtime_name in ("paddle", "fastdeploy"):
+        if runtime_name == "fastdeploy" and importlib.util.find_spec("fastdeploy") is None:
+            continue
+        output = tmp_path / f"{runtime_name}.jsonl"
+        program = ["--model_path", exported, "--model_prefix", "beams", "--runtime", runtime_name]
+        assert run_script("infer_generation.py", *program, *flags, output).returncode == 0
+        for ours, theirs in zip(expected, read_lines(output), strict=True):
+            assert ours["predictions"] == theirs["predictions"]
+            np.testing.assert_allclose(ours["scores"], theirs["scores"], rtol=1e-4)
+    for answer in expected:
+        assert len(answer["predictions"]) == 2
+        assert answer["prediction"] == answer["predictions"][0]
+        assert answer["score"] == answer["scores"][0] >= answer["scores"][1]
+
+
+def test_greedy_scores_are_the_log_probabilities_of_their_texts(trained, tmp_path):
+    """Against the model's own loss on these texts as targets."""
+    import checkpoint
+    import data as data_module
+    import evaluation
+    from templates import Example
+
+    flags = ["--model_name_or_path", str(trained), "--scores", "--tgt_length", "12", "--output_file"]
+    predict_generation.main([*flags, str(tmp_path / "out.jsonl")])
+    model, tokenizer = checkpoint.load_model(trained), checkpoint.load_tokenizer(trained)
+    for answer in read_lines(tmp_path / "out.jsonl"):
+        if not answer["prediction"]:
+            continue
+        example = Example("", answer["source"], "", target=answer["prediction"], place="here")
+        row = data_module.encode(example, tokenizer, 128, 64)
+        loss = evaluation.mean_loss(
+            model, [row], lambda rows: data_module.collate(rows, tokenizer.sop_id), 1, evaluation.Share()
+        )
+        ends = len(row.target_ids) <= 12
+        if ends:
+            assert answer["score"] == pytest.approx(-loss * len(row.target_ids), rel=1e-4)
+
+
+@pytest.mark.parametrize("script", ["predict_generation.py", "infer_generation.py"])
+def test_a_conversation_answers_as_a_file_does(trained, exported, tmp_path, script):
+    record = json.loads(DEV.read_text(encoding="utf8").splitlines()[0])
+    (tmp_path / "one.json").write_text(json.dumps(record), encoding="utf8")
+    model = {
+        "predict_generation.py": ["--model_name_or_path", trained],
+        "infer_generation.py": ["--model_path", exported, "--model_prefix", "greedy"],
+    }[script]
+    flags = [*model, "--tgt_length", "8"]
+    expected = json.loads(run_script(script, *flags, "--data_file", tmp_path / "one.json").stdout)["prediction"]
+    said = run_script(script, *flags, "--interactive", stdin=f"{record['context']}\n{record['answer']}\nx\n\n\n")
+    assert said.returncode == 0, said.stderr
+    assert f"答案 answer: {expected}\n" in said.stdout
+    # An unusable prompt is told, and does not end the conversation.
+    assert "error: prompt:2" in said.stdout
+
+
+def test_what_interrupts_prediction_costs_a_batch_and_a_second_run_goes_on(trained, tmp_path, capsys, monkeypatch):
+    import decoding
+
+    decode, calls = decoding.run, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return decode(*arguments)
+
+    flags = ["--model_name_or_path", str(trained), "--data_file", str(DEV), "--batch_size", "4", "--src_length", "128"]
+    flags += ["--tgt_length", "8", "--output_file"]
+    predict_generation.main([*flags, str(tmp_path / "whole.jsonl")])
+    output = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "run", interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            predict_generation.main([*flags, str(output)])
+    assert stopped.value.code == 130
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "answers are kept in" in told
+    assert "--resume" in told
+    kept = len((tmp_path / "out.jsonl.partial").read_text(encoding="utf8").splitlines()) - 1
+    assert kept > 0
+    assert not output.exists()
+    # What was being written when a run was killed is no answer.
+    with open(tmp_path / "out.jsonl.partial", "a", encoding="utf8") as file:
+        file.write('{"row": 3, "answ')
+    with pytest.raises(SystemExit):
+        predict_generation.main([*flags, str(output), "--resume", "--seed", "7"])
+    assert "are of other data, another model or other flags" in capsys.readouterr().err
+    calls.clear()
+    monkeypatch.setattr(decoding, "run", lambda *arguments: calls.append(1) or decode(*arguments))
+    predict_generation.main([*flags, str(output), "--resume"])
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert len(calls) > 0
+    assert not (tmp_path / "out.jsonl.partial").exists()

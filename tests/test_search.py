@@ -62,7 +62,12 @@ class Scores:
 
 
 def decode(scores, config, prompts=(0,), before=()):
-    """Ids [prompts, texts, new] (numpy) of search() on Scores. Prompts with odd numbers have a padded source."""
+    """Ids [prompts, texts, new] (numpy) of search() on Scores."""
+    return decode_with_scores(scores, config, prompts, before)[0]
+
+
+def decode_with_scores(scores, config, prompts=(0,), before=()):
+    """Ids [prompts, texts, new] and scores [prompts, texts] (numpy). Prompts with odd numbers have a padded source."""
     batch = {"input_ids": np.zeros([len(prompts), 1], "int64")}
     inputs = {**batch, "source_mask": batch["input_ids"], "mask_index": batch["input_ids"]}
     inputs = {name: paddle.to_tensor(value) for name, value in feeds(inputs, config, prompts).items()}
@@ -74,7 +79,8 @@ def decode(scores, config, prompts=(0,), before=()):
     bias = [score_functions.bias_of(pieces, VOCAB) for pieces in (BANNED, [EOP])]
     model = Model(scores.step, lambda count: [paddle.full([count, 1, 0, 1], 0, dtype="int64")])
     rules = Rules(config, SPECIAL, inputs, *bias)
-    return search(model, [source], fixed, paddle.to_tensor(visible), history, rules).numpy()
+    found = search(model, [source], fixed, paddle.to_tensor(visible), history, rules)
+    return [tensor.numpy() for tensor in found]
 
 
 def trimmed(rows):
@@ -104,8 +110,9 @@ histories = st.lists(st.integers(1, 28).filter(lambda piece: piece != EOP), max_
 @few_examples
 @given(seeds, limits, st.integers(1, 4), histories)
 def test_greedy_search_equals_its_definition(seed, limits, batch, before):
-    config, scores = GenerationConfig(**limits), Scores(seed)
-    texts = trimmed(decode(scores, config, range(batch), before)[:, 0])
+    config, scores = GenerationConfig(**limits, output_scores=True), Scores(seed)
+    ids, values = decode_with_scores(scores, config, range(batch), before)
+    texts = trimmed(ids[:, 0])
     for prompt, text in enumerate(texts):
         expected = reference.search(
             lambda text, prompt=prompt: scores.after(prompt, text),
@@ -114,6 +121,8 @@ def test_greedy_search_equals_its_definition(seed, limits, batch, before):
             config.max_new_tokens,
         )
         assert text == expected
+        steps = [reference.log_softmax(scores.after(prompt, text[:n]))[piece] for n, piece in enumerate(text)]
+        np.testing.assert_allclose(values[prompt], [sum(steps)], rtol=1e-5)
     assert scores.steps == max(map(len, texts))
 
 
@@ -130,7 +139,7 @@ def test_greedy_search_equals_its_definition(seed, limits, batch, before):
 def test_beam_search_equals_its_definition(seed, limits, batch, num_beams, length_penalty, early_stopping, before):
     choices = {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
     config, scores = GenerationConfig(**limits, **choices), Scores(seed)
-    ids = decode(scores, config, range(batch), before)
+    ids, values = decode_with_scores(scores, config, range(batch), before)
     all_steps = []
     for prompt in range(batch):
         expected, steps = reference.beam_search(
@@ -142,6 +151,7 @@ def test_beam_search_equals_its_definition(seed, limits, batch, num_beams, lengt
             early_stopping,
         )
         assert trimmed(ids[prompt]) == [list(map(int, text)) for _, text in expected]
+        np.testing.assert_allclose(values[prompt], [value for value, _ in expected], rtol=1e-5)
         all_steps.append(steps)
     assert scores.steps == max(all_steps)
 
