@@ -40,7 +40,7 @@ demo: setup  ## fine-tune, export and run a tiny model on the CPU
 test: setup  ## run the tests
 	$(RUN) -m pytest
 
-test-faults: setup  ## kill runs some 200 times, fuzz all readers: some 20 minutes
+test-faults: setup  ## kill runs some 200 times, fuzz all readers: 12 minutes
 	$(RUN) -m pytest tests/faults -m "faults or not faults" --hypothesis-profile faults
 
 lint: setup  ## check style and formatting

@@ -99,9 +99,14 @@ def resumed(tmp_path, source, *flags, count):
 
 
 def test_a_run_goes_on_at_its_degree_bit_for_bit(divided, tmp_path):
-    again = resumed(tmp_path, divided, "--tensor_parallel_degree", "2", BATCH, "8", count=2)
+    """Saving beside the training, too: all ranks' files are there before the checkpoint is."""
+    again = resumed(tmp_path, divided, "--tensor_parallel_degree", "2", BATCH, "8", "--async_save", "True", count=2)
     expected, found = weights_of(divided), weights_of(again)
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    one, other = (manifest.verify(side / "checkpoint-6", required=True)["files"] for side in (divided, again))
+    arrays = [name for name in one if name.endswith(".safetensors")]
+    assert len(arrays) == 4
+    assert all(one[name] == other[name] for name in arrays)
 
 
 def test_a_run_goes_on_at_another_degree(alone, divided, tmp_path):
