@@ -13,6 +13,9 @@ from dataclasses import MISSING, dataclass, field
 
 from errors import UserError, one_line_errors
 
+# The flag that writes a configuration.
+PRINT_CONFIG = "print_config"
+
 
 class UsageError(UserError):
     """A mistake on the command line or in a configuration file, told in one line."""
@@ -88,19 +91,60 @@ def parse(classes, argv=None, description=None):
         if unknown:
             raise UsageError(unknown_name(unknown[0], classes, "--"))
         values.update(vars(namespace))
+        print_to = values.pop(PRINT_CONFIG, None)
         missing = [name for name, (_, spec) in all_fields(classes).items() if is_required(spec) and name not in values]
         if missing:
             raise UsageError(f"--{missing[0]} is missing; --help explains it")
-        return tuple(
-            cls(
-                **{
-                    name: values[name]
-                    for name, (owner, _) in all_fields(classes).items()
-                    if owner is cls and name in values
-                }
-            )
-            for cls in classes
-        )
+        parsed = tuple(instance(cls, classes, values) for cls in classes)
+        if print_to is not None:
+            print_config(effective_config(*parsed), print_to)
+            raise SystemExit(0)
+        return parsed
+
+
+def instance(cls, classes, values):
+    """An instance of one of the dataclasses. It remembers its flags as they were given, or their defaults, for
+    effective_config(): what __post_init__ makes of them depends on the machine."""
+    own = {name: spec for name, (owner, spec) in all_fields(classes).items() if owner is cls}
+    made = cls(**{name: values[name] for name in own if name in values})
+    hints = typing.get_type_hints(cls)
+    made.given = {
+        name: values[name] if name in values else typed(default_of(spec), FieldKind.of(spec, hints[name]))
+        for name, spec in own.items()
+    }
+    return made
+
+
+def typed(value, kind):
+    """A default as the kind's type has it: a whole number where there may be others becomes one of those."""
+    return float(value) if kind.type is float and isinstance(value, int) else value
+
+
+def effective_config(*parsed):
+    """Every flag with its value, as a dict for JSON, of what parse() returned: as a file, it makes the same run."""
+    return {
+        name: plain(value) for one in parsed for name, value in one.given.items() if name not in hidden_names(type(one))
+    }
+
+
+def plain(value):
+    """A flag's value as JSON has it."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def print_config(config, path):
+    """Write a configuration as a JSON file, or to the screen if the path is -. Raises UsageError."""
+    text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        with open(path, "w", encoding="utf8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"--{PRINT_CONFIG} {path}: cannot be written ({error.strerror})") from None
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -121,22 +165,47 @@ def build_parser(classes, description):
     # argparse's own pattern takes -1e-5 for a flag.
     parser._negative_number_matcher = re.compile(r"-\.?\d")
     for cls in classes:
-        group = parser.add_argument_group(cls.__name__, (cls.__doc__ or "").strip().splitlines()[0])
-        hints = typing.get_type_hints(cls)
-        for spec in dataclasses.fields(cls):
-            if spec.init:
-                add_flag(group, spec, hints[spec.name])
+        hints, specs = typing.get_type_hints(cls), {spec.name: spec for spec in dataclasses.fields(cls) if spec.init}
+        for title, names in groups_of(cls).items():
+            group = parser.add_argument_group(title)
+            for name in names:
+                add_flag(group, specs[name], hints[name])
+        for name in hidden_names(cls):
+            add_flag(parser, specs[name], hints[name], hidden=True)
+    files = parser.add_argument_group("Configuration files")
+    files.add_argument(
+        f"--{PRINT_CONFIG}",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="Write all flags with their values as a JSON file that can be run again (- is the screen), and stop.",
+    )
     return parser
 
 
-def add_flag(group, spec, hint):
+def groups_of(cls):
+    """{title: names of fields} in which --help shows the flags of a dataclass: as its GROUPS say (titles, names divided
+    by spaces), or all under the first line of its docstring."""
+    if hasattr(cls, "GROUPS"):
+        return {title: names.split() for title, names in cls.GROUPS.items()}
+    title = (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
+    return {title: [spec.name for spec in dataclasses.fields(cls) if spec.init]}
+
+
+def hidden_names(cls):
+    """Fields outside of the groups: flags that --help does not show and configurations do not have."""
+    shown = {name for names in groups_of(cls).values() for name in names}
+    return [spec.name for spec in dataclasses.fields(cls) if spec.init and spec.name not in shown]
+
+
+def add_flag(group, spec, hint, hidden=False):
     """Add the flag of one dataclass field."""
     kind = FieldKind.of(spec, hint)
     default = "required" if is_required(spec) else f"default: {shown_default(spec)}"
+    shown = f"{spec.metadata.get('help', '').strip()} ({default})".replace("%", "%%")
     options = {
         "dest": spec.name,
         "default": argparse.SUPPRESS,
-        "help": f"{spec.metadata.get('help', '').strip()} ({default})".replace("%", "%%"),
+        "help": argparse.SUPPRESS if hidden else shown,
         "metavar": "|".join(kind.choices) if kind.choices else kind.type.__name__.upper(),
     }
     if kind.is_list:
@@ -269,7 +338,9 @@ def unknown_name(name, classes, prefix=""):
     if prefix and not name.startswith("-"):
         return f"unexpected value {name!r} on the command line"
     given = name.split("=")[0] if prefix else name
-    near = difflib.get_close_matches(given.lstrip("-"), list(all_fields(classes)), n=1)
+    near = difflib.get_close_matches(
+        given.lstrip("-"), [*all_fields(classes), *([PRINT_CONFIG] if prefix else [])], n=1
+    )
     return f"unknown name {given}" + (f"; did you mean {prefix}{near[0]}?" if near else "; --help lists all")
 
 
@@ -283,10 +354,14 @@ def is_required(spec):
     return spec.default is MISSING and spec.default_factory is MISSING
 
 
+def default_of(spec):
+    """A field's default."""
+    return spec.default if spec.default_factory is MISSING else spec.default_factory()
+
+
 def shown_default(spec):
     """A field's default as --help shows it."""
-    default = spec.default if spec.default_factory is MISSING else spec.default_factory()
-    return default.value if isinstance(default, enum.Enum) else default
+    return plain(default_of(spec))
 
 
 def to_generation_config(arguments, seed, **changes):

@@ -22,7 +22,7 @@ import memory
 import metrics
 import saving
 import tasks
-from arguments import UsageError, to_generation_config
+from arguments import UsageError, effective_config, to_generation_config
 from callbacks import EarlyStopping, MetricsFile
 from encoding import encode_file, encode_texts
 from errors import UserError
@@ -31,6 +31,7 @@ from lora import add_lora
 from memory import OutOfMemory
 from parallel import Ranks, gather_objects
 from templates import Selection
+from training_state import ARGUMENTS_FILE
 from utils import GLMTrainer
 
 
@@ -60,7 +61,7 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
         for line in metrics.definition(numbers).splitlines():
             logger.info(line)
 
-    arguments = {**vars(model_args), **vars(data_args), **vars(lora_args), **args.to_dict()}
+    arguments = effective_config(model_args, data_args, lora_args, args)
 
     def make_trainer():
         patience = args.early_stopping_patience
@@ -79,7 +80,7 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
         )
 
     if args.should_save:
-        write_json(arguments, args.output_dir, "args.json")
+        write_json(arguments, args.output_dir, ARGUMENTS_FILE)
     trainer, results = train(make_trainer, args, last_checkpoint) if args.do_train else (make_trainer(), {})
     if args.do_eval:
         results.update(evaluate(trainer))
@@ -307,6 +308,10 @@ def train(make_trainer, args, last_checkpoint):
     if result is None:
         last_checkpoint = trainer.save_now() or last_checkpoint
         halve_micro_batch(args, reason)
+        trainer.arguments.update(
+            per_device_train_batch_size=args.per_device_train_batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+        )
         trainer = make_trainer()
         result = trainer.train(resume_from_checkpoint=last_checkpoint)
     trainer.save_result()
@@ -345,5 +350,5 @@ def evaluate(trainer):
 
 def write_json(content, directory, name):
     """Write a JSON file into a directory."""
-    text = json.dumps(content, ensure_ascii=False, indent=2, default=str)
+    text = json.dumps(content, ensure_ascii=False, indent=2)
     (Path(directory) / name).write_text(text + "\n", encoding="utf8")

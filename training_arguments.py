@@ -6,8 +6,9 @@ Importing this imports paddle.
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
+from typing import ClassVar
 
 import paddle
 from paddlenlp.trainer import TrainingArguments
@@ -20,6 +21,8 @@ from metrics import ALL_SCORES
 from parallel import Ranks, groups_without_connections
 
 LOSSES = ("loss", "perplexity")
+# Flags of paddlenlp's that are refused with a reason of their own.
+TOLD_APART = ("do_predict", "do_export", "pipeline_parallel_degree", "sep_parallel_degree")
 
 
 def set_up_logging():
@@ -132,6 +135,40 @@ class LoraArguments:
 class GLMTrainingArguments(TrainingArguments):
     """Training: paddlenlp's TrainingArguments, and the objective's and the schedule's own."""
 
+    GROUPS: ClassVar[dict] = {
+        "Run: what to do, where to, and from where": (
+            "output_dir overwrite_output_dir do_train do_eval resume_from_checkpoint dry_run seed"
+        ),
+        "Training: steps, batches, objective": (
+            "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps group_by_length "
+            "packing label_smoothing neftune_alpha dataloader_drop_last dataloader_num_workers ignore_data_skip"
+        ),
+        "Optimizer and schedule": (
+            "learning_rate lr_scheduler_type warmup_ratio warmup_steps lr_decay_ratio num_cycles lr_end power "
+            "weight_decay max_grad_norm optim adam_beta1 adam_beta2 adam_epsilon"
+        ),
+        "Evaluation in training, and the best checkpoint": (
+            "evaluation_strategy eval_steps minimum_eval_times per_device_eval_batch_size prediction_loss_only "
+            "metric_for_best_model greater_is_better load_best_model_at_end early_stopping_patience"
+        ),
+        "Checkpoints, and what may go wrong": (
+            "save_strategy save_steps save_total_limit async_save on_save_error max_bad_steps auto_batch "
+            "ignore_save_lr_and_optim ignore_load_lr_and_optim"
+        ),
+        "Speed and memory": (
+            "recompute device no_cuda fp16 bf16 fp16_opt_level fp16_full_eval bf16_full_eval amp_master_grad "
+            "amp_custom_black_list amp_custom_white_list scale_loss"
+        ),
+        "Several processes": (
+            "tensor_parallel_degree tensor_parallel_config sharding sharding_parallel_degree sharding_parallel_config "
+            "data_parallel_config hybrid_parallel_topo_order local_rank"
+        ),
+        "Log": (
+            "logging_strategy logging_steps logging_first_step logging_dir report_to run_name wandb_api_key "
+            "disable_tqdm log_on_each_node skip_memory_metrics skip_profile_timer"
+        ),
+    }
+
     label_smoothing: float = choice(0.1, "Weight of the uniform distribution in the training target.")
     lr_decay_ratio: float = choice(
         0.1, "The linear schedule ends at this fraction of learning_rate; other schedules do not use it."
@@ -206,6 +243,7 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError("--do_predict: predict_generation.py predicts; --do_eval writes predictions.jsonl too")
         if self.do_export:
             raise UsageError("--do_export: export_generation_model.py exports")
+        self.refuse_what_nothing_acts_on()
         for name in ("pipeline_parallel_degree", "sep_parallel_degree"):
             if getattr(self, name) > 1:
                 raise UsageError(
@@ -214,6 +252,14 @@ class GLMTrainingArguments(TrainingArguments):
         if self.sharding and not paddle.is_compiled_with_cuda():
             raise UsageError("--sharding needs GPUs: gloo, which ranks talk through on CPU, has no reduce_scatter")
         self.check_ranks()
+
+    def refuse_what_nothing_acts_on(self):
+        """Raise UsageError for a flag of paddlenlp's outside of GROUPS that has another value than its default."""
+        known = {*" ".join(self.GROUPS.values()).split(), *TOLD_APART}
+        for spec in fields(self):
+            default = spec.default if spec.default_factory is MISSING else spec.default_factory()
+            if spec.init and spec.name not in known and getattr(self, spec.name) != default:
+                raise UsageError(f"--{spec.name}: nothing here acts on it; leave it out")
 
     def check_ranks(self):
         """Raise UsageError unless there are as many processes as tensor_parallel_degree asks for, or a multiple."""

@@ -13,7 +13,7 @@ import paddle
 from model_weights import ModelError, read_object, read_weights_file
 from sharding import axis_of, local_part, whole_of_parts
 
-OPTIMIZER_FILE, PROGRESS_FILE = "optimizer.safetensors", "progress.json"
+OPTIMIZER_FILE, PROGRESS_FILE, ARGUMENTS_FILE = "optimizer.safetensors", "progress.json", "args.json"
 # Where master copies of half-precision weights are kept in an optimizer's state, and their prefix in the file.
 MASTERS = "master_weights"
 SCHEDULE = "LR_Scheduler"
@@ -32,10 +32,11 @@ def optimizer_tensors(optimizer):
     return {**state, **{f"{MASTERS}/{name}": tensor for name, tensor in masters.items()}}
 
 
-def write_progress(directory, progress):
-    """Write where a run stands: numbers and objects of numbers, which come back exactly as they were."""
-    text = json.dumps(progress, indent=1, default=float)
-    (Path(directory) / PROGRESS_FILE).write_text(text + "\n", encoding="utf8")
+def write_progress(directory, progress, arguments):
+    """Write where a run stands: numbers and objects of numbers, which come back exactly as they were; and its flags."""
+    for name, content in ((PROGRESS_FILE, progress), (ARGUMENTS_FILE, arguments)):
+        text = json.dumps(content, ensure_ascii=False, indent=1, default=float)
+        (Path(directory) / name).write_text(text + "\n", encoding="utf8")
 
 
 def read_progress(directory):

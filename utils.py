@@ -284,11 +284,12 @@ class GLMTrainer(Trainer):
         that of now, even if it is called later."""
         args, weights, moments = self.args, {}, {}
         if args.should_save_model_state:
-            weights, moments = self.files.tensors(), optimizer_tensors(self.optimizer)
+            weights = self.files.tensors()
+            moments = {} if args.ignore_save_lr_and_optim else optimizer_tensors(self.optimizer)
             if args.async_save:
                 weights, moments = host_arrays(weights), host_arrays(moments)
         state = json.dumps(dataclasses.asdict(self.state), indent=2, default=float)
-        progress = self.progress()
+        progress, arguments = self.progress(), dict(self.arguments)
 
         def write(directory):
             if weights:
@@ -297,7 +298,7 @@ class GLMTrainer(Trainer):
                 write_arrays(moments, directory / optimizer_file(self.ranks))
             if args.should_save:
                 (directory / TRAINER_STATE_NAME).write_text(state + "\n", encoding="utf8")
-                write_progress(directory, progress)
+                write_progress(directory, progress, arguments)
 
         return write, size_of(weights) + size_of(moments)
 

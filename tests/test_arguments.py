@@ -327,3 +327,26 @@ def test_conflicting_decoding_flags_are_named(flags, expected):
 def test_shipped_prompt_flags_know_their_choices(capsys):
     assert parse((PromptArguments,), ["--on_bad_data", "skip"])[0].on_bad_data == "skip"
     assert "error, skip" in mistake(capsys, ["--on_bad_data", "x"], (PromptArguments,))
+
+
+def test_a_printed_configuration_makes_the_same_run_and_has_every_flag(tmp_path, capsys):
+    """With every kind of value: enumerations, lists, null, whole numbers where others may be."""
+    argv = ["--output_dir", "湖", "--rate", "3", "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        parse((Run, DecodingArguments), [*argv, str(tmp_path / "run.json")])
+    assert ended.value.code == 0
+    content = json.loads((tmp_path / "run.json").read_text(encoding="utf8"))
+    fields = {field.name for cls in (Run, DecodingArguments) for field in dataclasses.fields(cls)}
+    assert content.keys() == fields
+    assert (content["output_dir"], content["rate"], content["limit"]) == ("湖", 3.0, None)
+    assert parse((Run, DecodingArguments), [str(tmp_path / "run.json")]) == parse((Run, DecodingArguments), argv[:-1])
+    with pytest.raises(SystemExit):
+        parse((Run, DecodingArguments), [str(tmp_path / "run.json"), "--print_config", "-"])
+    assert capsys.readouterr().out == (tmp_path / "run.json").read_text(encoding="utf8")
+
+
+def test_a_configuration_that_cannot_be_written_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse((Run,), ["--output_dir", "x", "--print_config", str(tmp_path / "no" / "run.json")])
+    assert ended.value.code == 2
+    assert "run.json: cannot be written (No such file or directory)" in capsys.readouterr().err

@@ -187,3 +187,14 @@ def test_the_best_model_by_number_match_needs_numbers(tmp_path, capsys):
     best = ["--metric_for_best_model", "number_match", "--output_dir", tmp_path / "out"]
     assert ended(finetune_instruction_generation.main, *flags, *best) == 2
     assert "number_match needs instructions whose answers have numbers" in capsys.readouterr().err
+
+
+def test_a_run_can_be_run_again_from_what_its_checkpoint_holds(tmp_path):
+    """Flags of every kind included: the same weights, bit for bit."""
+    flags = [*SMALL, *TRAINING, "--max_steps", "4", "--report_to", "none", "--lora", "True", "--lora_target_modules"]
+    finetune_generation.main([*flags, "query_key_value", "dense", "--output_dir", str(tmp_path / "one")])
+    config = tmp_path / "one" / "checkpoint-4" / "args.json"
+    finetune_generation.main([str(config), "--output_dir", str(tmp_path / "two")])
+    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert json.loads(config.read_text(encoding="utf8"))["num_beams"] == 5

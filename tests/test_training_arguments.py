@@ -27,14 +27,27 @@ def test_every_field_is_a_flag_that_takes_its_own_default(training):
             assert getattr(training(f"--{field.name}={field.default}"), field.name) == getattr(arguments, field.name)
 
 
-def test_help_lists_every_field(capsys):
+def test_help_lists_every_field_that_something_acts_on_under_what_it_is_for(capsys):
     from training_arguments import GLMTrainingArguments
 
     with pytest.raises(SystemExit) as ended:
         parse((GLMTrainingArguments,), ["--help"])
     assert ended.value.code == 0
-    shown = capsys.readouterr().out.split()
-    assert all(f"--{field.name}" in shown for field in dataclasses.fields(GLMTrainingArguments) if field.init)
+    shown = capsys.readouterr().out
+    fields = {field.name for field in dataclasses.fields(GLMTrainingArguments) if field.init}
+    grouped = " ".join(GLMTrainingArguments.GROUPS.values()).split()
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) <= fields
+    assert {name for name in fields if f"  --{name} " in shown} == set(grouped)
+    assert all(f"\n{title}:\n" in shown for title in GLMTrainingArguments.GROUPS)
+
+
+@pytest.mark.parametrize("flag", ["unified_checkpoint", "to_static", "past_index=3", "max_evaluate_steps=2"])
+def test_a_flag_that_nothing_acts_on_is_refused(training, capsys, flag):
+    with pytest.raises(SystemExit) as ended:
+        training(f"--{flag}")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: --{flag.split('=')[0]}: nothing here acts on it; leave it out\n"
 
 
 def test_eval_steps_turns_evaluation_on(training):
