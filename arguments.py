@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import enum
 import json
+import pathlib
 import re
 import sys
 import types
@@ -141,8 +142,8 @@ def print_config(config, path):
         sys.stdout.write(text)
         return
     try:
-        with open(path, "w", encoding="utf8") as file:
-            file.write(text)
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(path).write_text(text, encoding="utf8")
     except OSError as error:
         raise UsageError(f"--{PRINT_CONFIG} {path}: cannot be written ({error.strerror})") from None
 

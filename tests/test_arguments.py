@@ -346,7 +346,8 @@ def test_a_printed_configuration_makes_the_same_run_and_has_every_flag(tmp_path,
 
 
 def test_a_configuration_that_cannot_be_written_is_told(tmp_path, capsys):
+    (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as ended:
-        parse((Run,), ["--output_dir", "x", "--print_config", str(tmp_path / "no" / "run.json")])
+        parse((Run,), ["--output_dir", "x", "--print_config", str(tmp_path / "file" / "run.json")])
     assert ended.value.code == 2
-    assert "run.json: cannot be written (No such file or directory)" in capsys.readouterr().err
+    assert "run.json: cannot be written (File exists)" in capsys.readouterr().err
