@@ -10,11 +10,14 @@ from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_
 from paddlenlp.trainer import TrainerCallback
 from paddlenlp.utils.log import logger
 
+from metrics import SCORES
+
 METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
 
 
 class MetricsFile(TrainerCallback):
-    """Appends one JSON object per log entry to output_dir/metrics.jsonl, and draws output_dir/loss.png at the end."""
+    """Appends one JSON object per log entry to output_dir/metrics.jsonl; draws output_dir/loss.png at each save and at
+    the end."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Drop what an earlier run logged past the step that this one starts from."""
@@ -37,6 +40,10 @@ class MetricsFile(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         """Draw the curves."""
+        self.on_save(args, state, control)
+
+    def on_save(self, args, state, control, **kwargs):
+        """Draw the curves so far."""
         if state.is_world_process_zero:
             plot(read_metrics(Path(args.output_dir) / METRICS_FILE), Path(args.output_dir) / PLOT_FILE)
 
@@ -94,23 +101,45 @@ def read_metrics(path):
 
 
 def plot(entries, path):
-    """Draw training and evaluation loss over optimizer steps, and the learning rate below, as a PNG."""
+    """Draw what a run has logged as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (top, bottom) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 6), height_ratios=(3, 1))
-    curves = ((top, "loss", "training loss", "-"), (top, "eval_loss", "evaluation loss", "o-"))
-    for axes, name, label, style in (*curves, (bottom, "learning_rate", "learning rate", "-")):
-        points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label)
-            axes.legend()
-        axes.grid(alpha=0.3)
-    top.set_ylabel("loss per target token (nats)")
-    bottom.set_ylabel("learning rate")
-    bottom.set_xlabel("optimizer step")
-    figure.tight_layout()
+    figure = figure_of(entries)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def figure_of(entries):
+    """What a run has logged, over optimizer steps: training and evaluation loss, scores of evaluation if there are any,
+    the learning rate."""
+    from matplotlib import pyplot
+
+    scored = [name for name in SCORES if any(entry.get(f"eval_{name}") is not None for entry in entries)]
+    heights = (3, 2, 1) if scored else (3, 1)
+    figure, (top, *middle, bottom) = pyplot.subplots(
+        len(heights), 1, sharex=True, figsize=(8, 2 * sum(heights) / 3 + 3), height_ratios=heights, layout="constrained"
+    )
+    draw(top, entries, {"loss": ("training", "-"), "eval_loss": ("evaluation", "o-")})
+    top.set_ylabel("loss per target token (nats)")
+    for axes in middle:
+        draw(axes, entries, {f"eval_{name}": (name, "o-") for name in scored})
+        axes.set(ylabel="score of evaluation", ylim=(-2, 102))
+    draw(bottom, entries, {"learning_rate": ("learning rate", "-")}, legend=False)
+    bottom.set(ylabel="learning rate", xlabel="optimizer step")
+    figure.align_ylabels()
+    return figure
+
+
+def draw(axes, entries, curves, legend=True):
+    """Draw curves, {key of an entry: (label, style)}, over steps."""
+    for name, (label, style) in curves.items():
+        points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+    axes.grid(alpha=0.3)
+    if legend and axes.lines:
+        # Beside the curves, which it would cover.
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

@@ -118,7 +118,9 @@ def encoded_stream(examples, tokenizer, src_length, tgt_length, progress):
     workers = 1 if few else int(os.environ.get("OMP_NUM_THREADS", "1"))
     settings = tokenizer, src_length, tgt_length
     # A bar for less than a second is noise.
-    with tqdm(desc="encoding", unit="row", disable=few or not progress, file=sys.stderr) as bar:
+    with tqdm(
+        desc="encoding", unit="row", disable=few or not progress or not sys.stderr.isatty(), file=sys.stderr
+    ) as bar:
         for outcomes in encoded_parts(chain(first, parts), workers, settings):
             bar.update(len(outcomes))
             yield from outcomes

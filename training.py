@@ -24,6 +24,7 @@ import saving
 import tasks
 from arguments import UsageError, effective_config, to_generation_config
 from callbacks import EarlyStopping, MetricsFile
+from display import Progress
 from encoding import encode_file, encode_texts
 from errors import UserError
 from generation_config import check_positions
@@ -55,7 +56,9 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
         raise UsageError("--metric_for_best_model number_match needs instructions whose answers have numbers in them")
     model, files = load_model(model_args, lora_args, args, directory, tokenizer)
     check_lengths(model.config, (train_rows, eval_rows), data_args.tgt_length)
-    logger.info(f"model: {directory}, {paddle.get_device()}, {os.environ.get('OMP_NUM_THREADS')} threads")
+    processes = f"{args.world_size} processes, " if args.world_size > 1 else ""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    logger.info(f"model: {directory}; {processes}{paddle.get_device()}, {threads} threads each")
     estimate = print_memory(model, args, train_rows)
     if args.do_eval:
         for line in metrics.definition(numbers).splitlines():
@@ -76,7 +79,7 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
             estimate=estimate,
             train_dataset=train_rows,
             eval_dataset=eval_rows,
-            callbacks=[MetricsFile(), *([EarlyStopping(patience)] if patience else [])],
+            callbacks=[Progress(), MetricsFile(), *([EarlyStopping(patience)] if patience else [])],
         )
 
     if args.should_save:

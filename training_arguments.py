@@ -3,6 +3,7 @@
 Importing this imports paddle.
 """
 
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from paddlenlp.trainer.trainer_utils import IntervalStrategy
 from paddlenlp.utils.log import logger
 
 from arguments import UsageError, choice
+from display import without_noise
 from lora import ALL, TARGETS, LoraConfig
 from metrics import ALL_SCORES
 from parallel import Ranks, groups_without_connections
@@ -29,6 +31,9 @@ def set_up_logging():
     """Log to stdout, without the dump of every argument (args.json has them): stderr is for errors and progress."""
     logger.handler.stream = sys.stdout
     logger.set_level("INFO")
+    if not sys.stdout.isatty():
+        logger.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.handler.addFilter(without_noise)
 
 
 @dataclass

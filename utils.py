@@ -4,19 +4,21 @@ import dataclasses
 import json
 import math
 import resource
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import paddle
-from paddlenlp.trainer import Trainer, TrainerState
+from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, TrainerState
 from paddlenlp.trainer.trainer import TRAINER_STATE_NAME
 from paddlenlp.trainer.trainer_utils import SchedulerType, TrainOutput, speed_metrics
 from paddlenlp.transformers.model_utils import unwrap_model
 from paddlenlp.utils.log import logger
 
 import data
+import display
 import evaluation
 import memory
 import metrics
@@ -53,6 +55,7 @@ class GLMTrainer(Trainer):
 
     def __init__(self, *, tokenizer, generation, files, score_numbers=False, arguments=None, estimate=None, **kwargs):
         super().__init__(tokenizer=tokenizer, data_collator=self.collate, **kwargs)
+        self.pop_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         self.ranks = unwrap_model(self.model).ranks
         if self.ranks.size > 1 and self.sharding is None and self.args.dataset_world_size > 1:
             self.add_callback(AverageGradients(self.args.data_parallel_ranks))
@@ -212,8 +215,10 @@ class GLMTrainer(Trainer):
             loss = evaluation.mean_loss(model, rows, self.collate, batch_size, share)
         scores = {}
         if not self.args.prediction_loss_only:
-            progress = not self.args.disable_tqdm and self.is_world_process_zero()
+            progress = not self.args.disable_tqdm and self.is_world_process_zero() and sys.stderr.isatty()
             self.answers = evaluation.answers(model, rows, self.generation, self.tokenizer, batch_size, share, progress)
+            for line in display.samples(self.answers) if self.is_world_process_zero() else ():
+                logger.info(line)
             predictions, targets = zip(*((row.prediction, row.target) for row in self.answers), strict=True)
             scores = metrics.score(predictions, targets, numbers=self.score_numbers)
         model.train()

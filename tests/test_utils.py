@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import utils
 from batching import TrainingBatches, grouped_batches, packed
-from callbacks import plot, read_metrics
+from callbacks import figure_of, plot, read_metrics
+from metrics import SCORES
 from utils import GlobalNormClip, Meter, linear_factor
 
 
@@ -157,10 +158,34 @@ def test_a_torn_last_line_of_the_log_is_passed_over(tmp_path):
     assert read_metrics(tmp_path / "none") == []
 
 
-def test_the_plot_is_a_picture_of_the_size_asked_for(tmp_path):
-    from matplotlib import image
+LOGGED = [{"step": step, "loss": 3 / step, "learning_rate": 0.1 / step} for step in range(1, 20)]
+LOGGED += [{"step": 10, "eval_loss": 1.0}, {"step": 15, "loss": None, "grad_norm": None}]
+SCORED = [{"step": 10, **{f"eval_{name}": 50.0 + len(name) for name in SCORES}}]
 
-    entries = [{"step": step, "loss": 3 / step, "learning_rate": 0.1 / step} for step in range(1, 20)]
-    plot([*entries, {"step": 10, "eval_loss": 1.0}], tmp_path / "loss.png")
-    assert image.imread(tmp_path / "loss.png").shape[:2] == (720, 960)
-    plot([], tmp_path / "empty.png")
+
+@pytest.mark.parametrize("entries", [[], LOGGED, [*LOGGED, *SCORED]], ids=["empty", "losses", "scores"])
+def test_the_plot_is_legible(entries, tmp_path):
+    """Every text lies inside of the picture, and on no other text."""
+    from matplotlib import image, pyplot
+
+    plot(entries, tmp_path / "loss.png")
+    assert image.imread(tmp_path / "loss.png").shape[1] == 960
+    figure = figure_of(entries)
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(pyplot.Text) if text.get_visible() and text.get_text().strip()]
+    # Tick labels beyond an axis' end are there and not drawn.
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    boxes = [(text, box) for text, box in boxes if box.width]
+    labels = {text for text, _ in boxes}
+    assert {"optimizer step", "learning rate", "loss per target token (nats)"} <= labels
+    assert ({"training", "evaluation"} <= labels) == bool(entries)
+    assert (set(SCORES) <= labels) == (len(entries) == len([*LOGGED, *SCORED]))
+    named = [(text, box) for text, box in boxes if text in SCORES or not text[-1].isdigit()]
+    for number, (text, box) in enumerate(named):
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y1 <= figure.bbox.height, text
+        for other, other_box in named[number + 1 :]:
+            assert not box.overlaps(other_box), (text, other)
+    pyplot.close(figure)

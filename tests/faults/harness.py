@@ -17,7 +17,7 @@ RUN = ["--model_name_or_path", "glm-tiny-chinese", "--task_name", "demo_qg", "--
 RUN += ["--per_device_train_batch_size", "2", "--src_length", "64", "--tgt_length", "16", "--learning_rate", "1e-2"]
 RUN += ["--max_steps", "5", "--save_steps", "1", "--save_total_limit", "1", "--logging_steps", "2"]
 RUN += ["--disable_tqdm", "True"]
-STARTED = "Running training"
+STARTED = "plan: output in"
 SETTINGS = {"text": True, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
 
 
