@@ -10,9 +10,9 @@ from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_
 from paddlenlp.trainer import TrainerCallback
 from paddlenlp.utils.log import logger
 
-from metrics import SCORES
-
 METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
+# Scores in the picture; the others would lie beside these.
+PLOTTED = ("bleu4", "rougel", "exact_match", "number_match")
 
 
 class MetricsFile(TrainerCallback):
@@ -117,7 +117,7 @@ def figure_of(entries):
     the learning rate."""
     from matplotlib import pyplot
 
-    scored = [name for name in SCORES if any(entry.get(f"eval_{name}") is not None for entry in entries)]
+    scored = [name for name in PLOTTED if any(entry.get(f"eval_{name}") is not None for entry in entries)]
     heights = (3, 2, 1) if scored else (3, 1)
     figure, (top, *middle, bottom) = pyplot.subplots(
         len(heights), 1, sharex=True, figsize=(8, 2 * sum(heights) / 3 + 3), height_ratios=heights, layout="constrained"

@@ -1,4 +1,4 @@
-"""BLEU, ROUGE and exact match for generated Chinese text, at character level.
+"""BLEU, ROUGE and exact match for generated Chinese text, by characters and by words.
 
 ``python metrics.py predictions.jsonl`` scores a file of predictions.
 """
@@ -11,8 +11,12 @@ import re
 import sys
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 
-SCORES = ("bleu4", "rouge1", "rouge2", "rougel", "exact_match")
+from builtin_model import cache_directory
+
+WORD_ROUGE = ("word_rouge1", "word_rouge2", "word_rougel")
+SCORES = ("bleu4", "char_bleu4", "rouge1", "rouge2", "rougel", *WORD_ROUGE, "exact_match")
 # With numbers=True.
 ALL_SCORES = (*SCORES, "number_match")
 _NUMBER = re.compile(r"((?<![\w)])-)?(\d+(?:,\d{3})*(?:\.\d+)?)(?:/(\d+))?(%)?", re.ASCII)
@@ -24,9 +28,9 @@ JSON, their definition to standard error. Exit code 2: bad arguments or a bad fi
 def score(predictions: list[str], references: list[str], numbers: bool = False) -> dict[str, float]:
     """Scores predictions against one reference each; what each score means stands in ``definition``.
 
-    predictions, references: lists of n str. Returns a dict of five floats from 0 to 100: bleu4, rouge1,
-    rouge2, rougel, exact_match. An empty prediction matches nothing. numbers: number_match too, for answers to
-    exercises; left out where no reference holds a number.
+    predictions, references: lists of n str. Returns a dict of floats from 0 to 100, named by SCORES. An empty
+    prediction matches nothing. numbers: number_match too, for answers to exercises; left out where no reference holds a
+    number.
     Raises ValueError when the lists are empty or differ in length.
     """
     if len(predictions) != len(references):
@@ -38,7 +42,9 @@ def score(predictions: list[str], references: list[str], numbers: bool = False) 
     matches = sum(bool(p) and p == r for p, r in zip(predictions, references, strict=True))
     return {
         "bleu4": _bleu4(predictions, references),
-        **_rouge(predictions, references),
+        "char_bleu4": _bleu4(predictions, references, "char"),
+        **_rouge(predictions, references, _CharacterTokenizer(), "rouge"),
+        **_rouge(predictions, references, _WordTokenizer(), "word_rouge"),
         "exact_match": 100 * matches / len(predictions),
         **(_number_match(predictions, references) if numbers else {}),
     }
@@ -83,27 +89,30 @@ def definition(numbers: bool = False) -> str:
     score()."""
     from importlib.metadata import version
 
-    metric = _bleu_metric()
-    metric.corpus_score(["x"], [["x"]])  # the signature holds the number of references, unknown before a first score
+    by_token, by_character = _bleu_metric(), _bleu_metric("char")
+    for metric in (by_token, by_character):
+        metric.corpus_score(["x"], [["x"]])  # the signature has the number of references, unknown before a first score
     number_match = """
 number_match: percentage of equal final numbers, among samples whose target holds a number."""
     return f"""\
 All scores: 0-100, both sides in Unicode NFKC with runs of whitespace made one space, case kept.
 Tokens: sacrebleu's "zh" tokens: each Chinese character or punctuation mark is one, a Latin word or a number is one.
-bleu4: corpus BLEU-4, {metric.get_signature()}; 0 when no prediction has four tokens.
-rouge1, rouge2, rougel: F1 by rouge-score {version("rouge-score")} on the same tokens, mean over the samples.
+bleu4: corpus BLEU-4, {by_token.get_signature()}; 0 when no prediction has four tokens.
+char_bleu4: the same with each character as a token, of Latin words and numbers too, {by_character.get_signature()}.
+rouge1, rouge2, rougel: F1 by rouge-score {version("rouge-score")} on the tokens of bleu4, mean over the samples.
+word_rouge1, word_rouge2, word_rougel: the same on words by jieba {version("jieba")}.
 exact_match: percentage of predictions equal to their target as a whole string.{number_match if numbers else ""}"""
 
 
-def _bleu_metric():
+def _bleu_metric(tokens="zh"):
     from sacrebleu.metrics import BLEU
 
-    return BLEU(tokenize="zh")
+    return BLEU(tokenize=tokens)
 
 
-def _bleu4(predictions, references):
+def _bleu4(predictions, references, tokens="zh"):
     # Rounding inside sacrebleu may end at 100.00000000000004.
-    return min(100.0, float(_bleu_metric().corpus_score(predictions, [references]).score))
+    return min(100.0, float(_bleu_metric(tokens).corpus_score(predictions, [references]).score))
 
 
 class _CharacterTokenizer:
@@ -116,13 +125,37 @@ class _CharacterTokenizer:
         return self._tokenize(text).split()
 
 
-def _rouge(predictions, references):
+class _WordTokenizer:
+    """rouge-score's tokenizer interface over jieba's words."""
+
+    def tokenize(self, text):
+        return [word for word in _segmenter().lcut(text) if not word.isspace()]
+
+
+@lru_cache
+def _segmenter():
+    import logging
+
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+    segmenter = jieba.Tokenizer()
+    # It keeps its dictionary as a file there, by default where everybody may write.
+    directory = cache_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    segmenter.tmp_dir = str(directory)
+    segmenter.initialize()
+    return segmenter
+
+
+def _rouge(predictions, references, tokenizer, prefix):
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L on a tokenizer's tokens, as {prefix + "1": …}."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    kinds = {"rouge1": "rouge1", "rouge2": "rouge2", "rougel": "rougeL"}
-    scorer = RougeScorer(list(kinds.values()), tokenizer=_CharacterTokenizer())
+    kinds = {"1": "rouge1", "2": "rouge2", "l": "rougeL"}
+    scorer = RougeScorer(list(kinds.values()), tokenizer=tokenizer)
     scores = [scorer.score(target=r, prediction=p) for p, r in zip(predictions, references, strict=True)]
-    return {name: 100 * sum(s[kind].fmeasure for s in scores) / len(scores) for name, kind in kinds.items()}
+    return {prefix + end: 100 * sum(s[kind].fmeasure for s in scores) / len(scores) for end, kind in kinds.items()}
 
 
 def read_predictions(path: str) -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import jieba
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import metrics
 
 SCRIPT = Path(metrics.__file__)
-NAMES = {"bleu4", "rouge1", "rouge2", "rougel", "exact_match"}
+NAMES = set(metrics.SCORES)
 
 # Few distinct characters, so that n-grams repeat and clipping matters.
 texts = st.text(alphabet="山水问答的，", max_size=12)
@@ -71,6 +72,16 @@ def mean(values):
     return sum(values) / len(values)
 
 
+def characters(text):
+    """The characters of a text that are no space, as metrics normalizes it."""
+    return [character for character in metrics.normalize(text) if not character.isspace()]
+
+
+def words_of(text):
+    """Its words by jieba."""
+    return [word for word in jieba.lcut(metrics.normalize(text)) if word.strip()]
+
+
 def assert_scores_follow_definitions(samples, token_samples):
     scores = metrics.score([p for p, _ in samples], [r for _, r in samples])
     assert set(scores) == NAMES
@@ -78,14 +89,34 @@ def assert_scores_follow_definitions(samples, token_samples):
     assert scores["rouge1"] == pytest.approx(mean(rouge_n(p, r, 1) for p, r in token_samples))
     assert scores["rouge2"] == pytest.approx(mean(rouge_n(p, r, 2) for p, r in token_samples))
     assert scores["rougel"] == pytest.approx(mean(rouge_l(p, r) for p, r in token_samples))
+    assert scores["char_bleu4"] == pytest.approx(bleu4([tuple(map(characters, sample)) for sample in samples]))
+    words = [tuple(map(words_of, sample)) for sample in samples]
+    assert scores["word_rouge1"] == pytest.approx(mean(rouge_n(p, r, 1) for p, r in words))
+    assert scores["word_rouge2"] == pytest.approx(mean(rouge_n(p, r, 2) for p, r in words))
+    assert scores["word_rougel"] == pytest.approx(mean(rouge_l(p, r) for p, r in words))
 
 
 def test_scores_worked_out_by_hand():
     # Five characters, the last one differs: 4/5 · 3/4 · 2/3 · 1/2 = 1/5 for BLEU, no brevity penalty.
     scores = metrics.score(["甲乙丙丁戊"], ["甲乙丙丁己"])
-    assert scores == pytest.approx(
-        {"bleu4": 100 * 0.2**0.25, "rouge1": 80, "rouge2": 75, "rougel": 80, "exact_match": 0}
-    )
+    expected = {"bleu4": 100 * 0.2**0.25, "char_bleu4": 100 * 0.2**0.25, "rouge1": 80, "rouge2": 75, "rougel": 80}
+    expected.update({name: scores[name] for name in metrics.WORD_ROUGE})
+    assert scores == pytest.approx({**expected, "exact_match": 0})
+
+
+def test_word_scores_worked_out_by_hand():
+    # 北京 / 的 / 面积 / 是 / 多少 against 北京 / 的 / 人口 / 是 / 多少: 4 of 5 words, 2 of 4 pairs.
+    scores = metrics.score(["北京的面积是多少"], ["北京的人口是多少"])
+    assert (scores["word_rouge1"], scores["word_rouge2"], scores["word_rougel"]) == pytest.approx((80, 50, 80))
+
+
+def test_a_latin_word_is_one_token_or_its_characters():
+    # Of "GLM" and "GLN": no token alike, two of three characters; with 是什么 behind them, BLEU's 4-grams.
+    scores = metrics.score(["GLM是什么模型"], ["GLN是什么模型"])
+    tokens = [(["GLM", "是", "什", "么", "模", "型"], ["GLN", "是", "什", "么", "模", "型"])]
+    assert scores["bleu4"] == pytest.approx(bleu4(tokens))
+    assert scores["char_bleu4"] == pytest.approx(bleu4([(list("GLM是什么模型"), list("GLN是什么模型"))]))
+    assert scores["char_bleu4"] != pytest.approx(scores["bleu4"])
 
 
 def test_short_prediction_pays_the_brevity_penalty():
@@ -139,7 +170,8 @@ def test_empty_predictions_score_0(reference):
 def test_one_empty_prediction_among_right_ones_lowers_every_score():
     scores = metrics.score(["", "甲乙丙丁戊"], ["甲乙丙丁己", "甲乙丙丁戊"])
     assert scores["bleu4"] == pytest.approx(100 * math.exp(1 - 10 / 5))
-    assert {scores[name] for name in NAMES - {"bleu4"}} == {50}
+    assert scores["char_bleu4"] == scores["bleu4"]
+    assert {scores[name] for name in NAMES - {"bleu4", "char_bleu4"}} == {50}
 
 
 @settings(max_examples=50, deadline=None)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 import utils
 from batching import TrainingBatches, grouped_batches, packed
-from callbacks import figure_of, plot, read_metrics
-from metrics import SCORES
+from callbacks import PLOTTED, figure_of, plot, read_metrics
 from utils import GlobalNormClip, Meter, linear_factor
 
 
@@ -160,7 +159,7 @@ def test_a_torn_last_line_of_the_log_is_passed_over(tmp_path):
 
 LOGGED = [{"step": step, "loss": 3 / step, "learning_rate": 0.1 / step} for step in range(1, 20)]
 LOGGED += [{"step": 10, "eval_loss": 1.0}, {"step": 15, "loss": None, "grad_norm": None}]
-SCORED = [{"step": 10, **{f"eval_{name}": 50.0 + len(name) for name in SCORES}}]
+SCORED = [{"step": 10, **{f"eval_{name}": 50.0 + len(name) for name in PLOTTED}}]
 
 
 @pytest.mark.parametrize("entries", [[], LOGGED, [*LOGGED, *SCORED]], ids=["empty", "losses", "scores"])
@@ -179,8 +178,8 @@ def test_the_plot_is_legible(entries, tmp_path):
     labels = {text for text, _ in boxes}
     assert {"optimizer step", "learning rate", "loss per target token (nats)"} <= labels
     assert ({"training", "evaluation"} <= labels) == bool(entries)
-    assert (set(SCORES) <= labels) == (len(entries) == len([*LOGGED, *SCORED]))
-    named = [(text, box) for text, box in boxes if text in SCORES or not text[-1].isdigit()]
+    assert (set(PLOTTED) <= labels) == (len(entries) == len([*LOGGED, *SCORED]))
+    named = [(text, box) for text, box in boxes if text in PLOTTED or not text[-1].isdigit()]
     for number, (text, box) in enumerate(named):
         assert box.x0 >= 0, text
         assert box.y0 >= 0, text
