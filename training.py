@@ -137,7 +137,7 @@ def prepare_output_dir(args):
     A directory with checkpoints is resumed from the newest whole one; --overwrite_output_dir removes its checkpoints
     first. Results without a checkpoint are not overwritten unasked: UsageError.
     """
-    found = answer_of_first_rank(lambda: prepare(args) if args.do_train else None)
+    found = answer_of_first_rank(lambda: prepare(args))
     if found is not None:
         logger.info(f"resuming from {found}; --overwrite_output_dir would start anew")
     return found
@@ -162,6 +162,8 @@ def prepare(args):
     """See prepare_output_dir(); on one rank."""
     directory = Path(args.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
+    if not args.do_train:
+        return None
     saving.clean(directory)
     if args.overwrite_output_dir:
         for old in directory.glob("checkpoint-*"):

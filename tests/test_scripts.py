@@ -446,3 +446,11 @@ def test_what_interrupts_prediction_costs_a_batch_and_a_second_run_goes_on(train
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(calls) > 0
     assert not (tmp_path / "out.jsonl.partial").exists()
+
+
+def test_evaluation_alone_makes_its_directory(trained, tmp_path):
+    flags = ["--model_name_or_path", str(trained), *SMALL[2:], "--do_eval", "--num_beams", "1"]
+    finetune_generation.main([*flags, "--output_dir", str(tmp_path / "new" / "results")])
+    assert {"all_results.json", "predictions.jsonl", "args.json"} <= {
+        path.name for path in (tmp_path / "new" / "results").iterdir()
+    }
