@@ -1,0 +1,89 @@
+"""Every command of the README works, one after another, on small settings: fewer steps and records, the built-in model
+in place of the published ones, two ranks in place of eight cards. (Both READMEs have the same commands, see
+test_readme.)"""
+
+import importlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from test_readme import FINETUNE, ROOT, commands, text_of
+
+TRAINING = (
+    "--max_steps 2 --max_train_samples 16 --max_eval_samples 3 --per_device_train_batch_size 2 --disable_tqdm True"
+)
+SMALL = dict.fromkeys(FINETUNE.values(), TRAINING.split())
+SMALL["predict_generation.py"] = SMALL["infer_generation.py"] = ["--tgt_length", "6"]
+# Where a command names what has to be downloaded, or cards.
+INSTEAD = {
+    "finetune_generation.py": ["--model_name_or_path", "glm-tiny-chinese", "--task_name", "demo_qg"],
+    "finetune_instruction_generation.py": [
+        "--model_name_or_path",
+        "glm-tiny-chinese",
+        "--task_name",
+        "demo_instruction",
+    ],
+}
+PUBLISHED = ("THUDM/", "10b", "large")
+CARDS = ["--gpus", "0,1,2,3,4,5,6,7"]
+# make's targets are what runs these tests, and the virtual environment is on.
+ELSEWHERE = ("make", "source")
+TYPED = "青湖在山脚下，从山路走去要半天。\n半天\n\n"
+
+
+def small(command):
+    """A command on small settings."""
+    place = next(i for i, word in enumerate(command) if word.endswith(".py"))
+    script, published = command[place], any(part in word for word in command for part in PUBLISHED)
+    words = [*command, *SMALL.get(script, []), *(INSTEAD.get(script, []) if published else [])]
+    if "merge" in " ".join(words) and script == "predict_generation.py":
+        words = command
+    if words[3:5] == CARDS:
+        words[3:5] = ["--nproc_per_node", "2", "--backend", "gloo"]
+        words += ["--tensor_parallel_degree", "2"]
+    return words
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A directory that looks like the project's, without checkpoints, with three records to answer."""
+    for path in ROOT.iterdir():
+        if path.name not in ("checkpoints", "demo") and not path.name.startswith("."):
+            (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    dev = tmp_path / "demo" / "qg" / "dev.json"
+    dev.write_text("".join(dev.read_text(encoding="utf8").splitlines(keepends=True)[:3]), encoding="utf8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command, monkeypatch):
+    """Run a command; None, or what went wrong."""
+    words = small(command)
+    if words[0] == "python" and words[1] != "-m" and "infer" not in words[1] and "--interactive" not in words:
+        monkeypatch.setattr(sys, "argv", words[1:])
+        try:
+            ended = importlib.import_module(words[1].removesuffix(".py")).main(words[2:])
+        except SystemExit as stopped:
+            ended = stopped.code
+        return None if ended in (None, 0) or isinstance(ended, dict) else f"ended with {ended}"
+    text = " ".join("|" if word == "|" else shlex.quote(word) for word in words)
+    environment = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    done = subprocess.run(text, shell=True, input=TYPED, capture_output=True, text=True, timeout=200, env=environment)
+    return None if done.returncode == 0 else done.stdout[-1500:] + done.stderr[-1500:]
+
+
+def test_every_command_of_the_readme_works(workplace, monkeypatch, capsys):
+    count = 0
+    for command in commands(text_of("README.md")):
+        if command[0] in ELSEWHERE:
+            continue
+        problem = run(command, monkeypatch)
+        assert problem is None, f"{' '.join(command)}\n{problem}\n{capsys.readouterr().err[-1500:]}"
+        count += 1
+    assert count > 25
+    answers = (workplace / "checkpoints" / "infer" / "predictions.jsonl").read_text(encoding="utf8")
+    assert len(answers.splitlines()) == 3
