@@ -28,6 +28,10 @@ INPUTS = {
 }
 
 
+# What stands for 0 in matrices of 8 bits.
+ZERO = 128
+
+
 class ProgramError(UserError):
     """An exported program cannot be used; the message says why, in one line."""
 
@@ -95,8 +99,8 @@ def write(model, special_ids, config, directory, prefix, dtype="float32"):
 
     model: modeling.GLMForConditionalGeneration, float32. config: GenerationConfig; its structure is fixed in the
     program, the rest becomes the defaults of the program's inputs. dtype: of the stored weights. float16 halves the
-    file; the program computes in float32, for CPU has no float16 kernels. The model is used up: it holds the stored
-    weights afterwards.
+    file, int8 (matrices alone) quarters it; the program computes in float32, for CPU has no kernels for them. The model
+    is used up: it holds the stored weights afterwards.
     """
     import paddle
 
@@ -150,10 +154,17 @@ def with_stored_dtype(decoder, dtype):
     import paddle
     from paddle.base.framework import EagerParamBase
 
-    stored = {parameter.name: parameter.astype(dtype) for _, parameter in parameter_slots(decoder)}
-    stored = {name: EagerParamBase.from_tensor(tensor, trainable=False) for name, tensor in stored.items()}
+    def frozen(tensor):
+        return EagerParamBase.from_tensor(tensor, trainable=False)
+
+    stored, scales = {}, {}
+    for _, parameter in parameter_slots(decoder):
+        if dtype != "int8":
+            stored[parameter.name] = frozen(parameter.astype(dtype))
+        elif parameter.ndim == 2:
+            stored[parameter.name], scales[parameter.name] = map(frozen, quantized(parameter))
     for (layer, name), parameter in parameter_slots(decoder):
-        layer._parameters[name] = stored[parameter.name]
+        layer._parameters[name] = stored.get(parameter.name, parameter)
 
     class CastingDecoder(paddle.nn.Layer):
         """A Decoder that computes with float32 copies of its weights."""
@@ -161,6 +172,8 @@ def with_stored_dtype(decoder, dtype):
         def __init__(self):
             super().__init__()
             self.decoder = decoder
+            for number, scale in enumerate(scales.values()):
+                self.add_parameter(f"scale{number}", scale)
 
         def forward(self, inputs):
             """As Decoder.forward."""
@@ -171,10 +184,25 @@ def with_stored_dtype(decoder, dtype):
             """decode() while every parameter is shadowed by its float32 copy."""
             slots = parameter_slots(self.decoder)
             copies = {parameter.name: paddle.cast(parameter, "float32") for parameter in stored.values()}
-            with shadowed({slot: copies[parameter.name] for slot, parameter in slots}):
+            for name, scale in scales.items():
+                whole = copies[stored[name].name] - float(ZERO)
+                copies[stored[name].name] = paddle.multiply(whole, scale)
+            with shadowed({slot: copies[parameter.name] for slot, parameter in slots if parameter.name in copies}):
                 return self.decoder.decode(inputs)
 
     return CastingDecoder()
+
+
+def quantized(matrix):
+    """(uint8 [rows, columns], float32 [columns]) of a matrix [rows, columns], which is nearly (the first - 128) * the
+    second: whole numbers from -127 to 127, and for each column a scale, its largest number over 127. (paddle's programs
+    cast uint8 and not int8.)"""
+    import paddle
+
+    scale = matrix.abs().max(axis=0) / 127
+    # Not by ==, to which paddle has numbers below 1e-8 be zero.
+    scale = paddle.where(scale > 0, scale, paddle.ones_like(scale))
+    return ((matrix / scale).round() + ZERO).astype("uint8"), scale
 
 
 def parameter_slots(layer):

@@ -138,6 +138,35 @@ def test_float16_halves_the_file_and_rounds_the_weights_only(exported, tmp_path)
     np.testing.assert_array_equal(ids, eager(rounded, config))
 
 
+def test_int8_quarters_the_file_and_rounds_matrices_by_their_columns(exported, tmp_path):
+    rounded = models.make_model()
+    for name, parameter in rounded.named_parameters():
+        array = parameter.numpy()
+        if array.ndim != 2:
+            continue
+        # The columns of the head, which is all that is stored of the embeddings, are their rows.
+        axis = 1 if "word_embeddings" in name else 0
+        scale = np.abs(array).max(axis=axis, keepdims=True) / np.float32(127)
+        parameter.set_value((np.round(array / scale) * scale).astype("float32"))
+    config = run_config({}, RUNS[0])
+    program.save(models.make_model(), Tokenizer(), config, tmp_path, "int8", dtype="int8")
+    small = program.describe(tmp_path, "int8")
+    assert small.params_file.stat().st_size < 0.4 * program.describe(exported, "greedy").params_file.stat().st_size
+    (ids,) = PaddleRunner(small, "cpu", "paddle").run(runtime_feeds(config))
+    np.testing.assert_array_equal(ids, eager(rounded, config))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_of_8_bits_are_half_a_step_off_at_most(seed):
+    import paddle
+
+    matrix = np.random.default_rng(seed).standard_normal([7, 5]).astype("float32") * [1e-6, 1, 1e3, 0, 2]
+    numbers, scale = (tensor.numpy() for tensor in program.quantized(paddle.to_tensor(matrix.astype("float32"))))
+    assert numbers.dtype == np.uint8
+    steps = np.abs(matrix).max(axis=0) / 127
+    assert (np.abs((numbers.astype("float64") - 128) * scale - matrix) <= steps * 0.501).all()
+
+
 def test_a_program_describes_itself(exported):
     described = program.describe(exported, "beams")
     assert described.config == GenerationConfig(num_beams=3)
