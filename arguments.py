@@ -13,6 +13,18 @@ from dataclasses import MISSING, dataclass, field
 
 from errors import UserError, one_line_errors
 
+# What may be chosen anew for each use of a decoder: flag → field of GenerationConfig that it overrides.
+OVERRIDES = {
+    "tgt_length": "max_new_tokens",
+    "min_tgt_length": "min_new_tokens",
+    "length_penalty": "length_penalty",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "seed": "seed",
+}
+BEAMS_ONLY, SAMPLING_ONLY = ("length_penalty",), ("temperature", "top_k", "top_p", "seed")
+
 
 class UsageError(UserError):
     """A mistake on the command line or in a configuration file, told in one line."""
