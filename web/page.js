@@ -128,8 +128,10 @@ function showEntries() {
 }
 
 function entryElement(entry) {
-  const item = document.createElement("li"), facts = document.createElement("dl"), again = made("button", say("again"));
-  facts.append(made("dt", say("answer")), made("dd", entry.answer), made("dt", say("context")), made("dd", entry.context));
+  const item = document.createElement("li"), again = made("button", say("again"));
+  const facts = document.createElement("dl"), details = document.createElement("details");
+  facts.append(made("dt", say("answer")), made("dd", entry.answer));
+  details.append(made("summary", say("context")), made("p", entry.context));
   again.type = "button";
   again.className = "quiet";
   again.addEventListener("click", () => {
@@ -137,7 +139,7 @@ function entryElement(entry) {
     at("answer").value = entry.answer;
     at("context").focus();
   });
-  item.append(made("p", entry.question), facts, again);
+  item.append(made("p", entry.question), facts, details, again);
   return item;
 }
 
