@@ -86,8 +86,8 @@ class Engine:
         self.pad_id, self.end_id = pad_id, end_id
         self.waiting, self.running = deque(), []
         self.changed = threading.Condition()
-        self.loaded, self.stopping, self.closed = False, False, False
-        self.failure = None
+        self.decode, self.failure = None, None
+        self.stopping, self.closed = False, False
         self.thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     @property
@@ -95,7 +95,7 @@ class Engine:
         """ "loading", "ok", "stopping" or "failed"."""
         if self.failure is not None:
             return "failed"
-        return "stopping" if self.stopping else "ok" if self.loaded else "loading"
+        return "stopping" if self.stopping else "ok" if self.decode else "loading"
 
     @property
     def queue_length(self):
@@ -140,7 +140,6 @@ class Engine:
         except BaseException as error:
             self.failure = error
             return
-        self.loaded = True
         while batch := self._next_batch():
             self._run(batch)
 
@@ -158,14 +157,9 @@ class Engine:
 
     def _run(self, jobs):
         """Decode a batch and tell its outcome. An error of the decoder is the outcome of this batch alone."""
-        if self.monitor is not None:
-            self.monitor.batch_started(len(jobs))
-        longest = max((job.config for job in jobs), key=lambda config: config.max_new_tokens)
-        prompts = data.collate_prompts([job.encoded for job in jobs], self.pad_id)
         try:
-            ids = self.decode(prompts, longest, [job.row for job in jobs], lambda *news: self._on_token(jobs, *news))
-            for job, row in zip(jobs, ids, strict=True):
-                self._finish(job, [int(piece) for piece in row])
+            for job, ids in zip(jobs, self._decode(jobs), strict=True):
+                self._finish(job, [int(piece) for piece in ids])
         except BatchOver:
             pass
         except Exception as error:
@@ -174,6 +168,14 @@ class Engine:
                 job.settle("failed", error)
         with self.changed:
             self.running = []
+
+    def _decode(self, jobs):
+        """Ids [batch, new] of a batch; its pieces are told meanwhile."""
+        if self.monitor is not None:
+            self.monitor.batch_started(len(jobs))
+        prompts = data.collate_prompts([job.encoded for job in jobs], self.pad_id)
+        longest = max((job.config for job in jobs), key=lambda config: config.max_new_tokens)
+        return self.decode(prompts, longest, [job.row for job in jobs], lambda *news: self._on_token(jobs, *news))
 
     def _on_token(self, jobs, numbers, pieces):
         """Pass the newest pieces on; finish those whose text or limit has ended. Raises BatchOver at the last."""
@@ -190,7 +192,7 @@ class Engine:
             raise BatchOver
 
     def _finish(self, job, ids):
-        """Tell a job's text, without what follows its end."""
+        """Tell a job's text, a list of ids, without what follows its end."""
         if job.settled:
             return
         if self.end_id in ids:

@@ -144,7 +144,7 @@ def template_of(prompt, place):
 def encode(example, place, limits, config, tokenizer):
     """The data.Encoded of an Example. Raises Refusal."""
     try:
-        return data.encode(example, tokenizer, limits.src_length, max(2, config.max_new_tokens))
+        return data.encode(example, tokenizer, limits.src_length, config.max_new_tokens)
     except UserError as error:
         message = str(error)
         raise Refusal(422, message if message.startswith(place) else place + message) from None

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 
 from arguments import DecodingArguments, UsageError, choice, parse, to_generation_config
-from errors import UserError, one_line_errors
+from errors import RUN_ERROR, UserError, one_line, one_line_errors, tell
 
 # How long the engine's thread may take to leave its batch when all is over, in seconds.
 LEAVING = 5.0
@@ -118,26 +118,39 @@ def build(arguments, decoding):
     )
 
 
+def run(arguments, decoding):
+    """Serve until a signal comes. Raises UserError, and RunError if something accepted was not finished."""
+    listener = listen(arguments.host, arguments.port)
+    service = build(arguments, decoding)
+    import asyncio
+
+    from serving import serve
+
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    print(f"serving on http://{host}:{listener.getsockname()[1]}", flush=True)
+    try:
+        asyncio.run(serve(service, listener, arguments.stop_timeout))
+    finally:
+        leave_safely(service.engine)
+
+
+def leave_safely(engine):
+    """Close the engine. A thread that stays inside paddle would crash the interpreter on its way out, so then the
+    process ends here."""
+    if engine.close(LEAVING):
+        return
+    error = sys.exc_info()[1]
+    if error is not None:
+        tell(f"error: {one_line(error)}")
+    sys.stdout.flush()
+    os._exit(RUN_ERROR if error is not None else 0)
+
+
 def main(argv=None):
     """Parse the command line and serve until a signal comes."""
     arguments, decoding = parse((ServerArguments, DecodingArguments), argv, __doc__)
     with one_line_errors():
-        listener = listen(arguments.host, arguments.port)
-        service = build(arguments, decoding)
-        import asyncio
-
-        from serving import serve
-
-        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        print(f"serving on http://{host}:{listener.getsockname()[1]}", flush=True)
-        try:
-            asyncio.run(serve(service, listener, arguments.stop_timeout))
-        finally:
-            ended = service.engine.close(LEAVING)
-    if not ended:
-        # A thread inside paddle would crash the interpreter on its way out.
-        sys.stdout.flush()
-        os._exit(0)
+        run(arguments, decoding)
 
 
 if __name__ == "__main__":

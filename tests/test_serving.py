@@ -4,8 +4,6 @@ import asyncio
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -280,16 +278,15 @@ def test_mistakes_on_the_command_line_are_told_in_one_line(flags, message, capsy
     assert told.count("\n") == 1
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path):
-    model = checkpoint.resolve(builtin_model.NAME)
-    for path in model.iterdir():
+def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path, capsys):
+    for path in checkpoint.resolve(builtin_model.NAME).iterdir():
         if path.suffix != ".safetensors":
             shutil.copy(path, tmp_path)
-    command = [sys.executable, str(ROOT / "serve_generation.py"), "--port", "0", "--model_name_or_path", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: ")
-    assert ended.stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as ended:
+        serve_generation.main(["--port", "0", "--model_name_or_path", str(tmp_path)])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if line.startswith("error: ")] == told[-1:]
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(capsys):
@@ -406,8 +403,8 @@ def test_a_failure_of_the_model_is_that_of_its_batch():
     asyncio.run(scenario())
 
 
-def test_clients_that_leave_free_their_place():
-    long = ["--tgt_length", "1024", "--min_tgt_length", "500", "--src_length", "64", "--max_concurrent_requests", "2"]
+def test_what_nobody_waits_for_and_what_takes_too_long_after_a_signal_is_given_up():
+    long = ["--tgt_length", "1024", "--min_tgt_length", "500", "--src_length", "64", "--stop_timeout", "0.2"]
     with Served("--model_name_or_path", builtin_model.NAME, *long) as server:
         with httpx.stream("POST", f"{server.url}/generate", json={"source": "你好", "stream": True}) as stream:
             next(stream.iter_raw())
@@ -418,3 +415,12 @@ def test_clients_that_leave_free_their_place():
         assert server.metrics()['glm_requests_total{status="499"}'] == 2
         assert server.ask(source="你好", tgt_length=20, min_tgt_length=0).json()["tokens"] == 20
         assert server.metrics()["glm_prompts_total"] == 1, "what nobody waits for is not decoded to its end"
+
+        with httpx.stream("POST", f"{server.url}/generate", json={"source": "你好", "stream": True}) as stream:
+            chunks = stream.iter_raw()
+            started = next(chunks)
+            server.process.send_signal(signal.SIGINT)
+            *_, (last, content) = events_of((started + b"".join(chunks)).decode())
+        assert (last, content["error"]["status"]) == ("error", 503)
+        assert server.process.wait(timeout=60) == 1
+        assert server.process.stderr.read().endswith("1 requests were not finished within 0.2 s of the signal\n")
