@@ -306,8 +306,9 @@ class Server(uvicorn.Server):
     ECHO_SECONDS is the same request again."""
 
     def __init__(self, service):
-        config = uvicorn.Config(make_app(service), log_level="warning", access_log=False, lifespan="off", ws="none")
-        super().__init__(config)
+        # Broken requests are told to those who send them; here they would fill the log.
+        quiet = {"log_config": None, "log_level": "error", "access_log": False}
+        super().__init__(uvicorn.Config(make_app(service), lifespan="off", ws="none", **quiet))
         self.engine, self.signalled = service.engine, None
 
     def handle_exit(self, sig, frame):
