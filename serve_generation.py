@@ -96,12 +96,12 @@ def loader(arguments, config, directory, tokenizer):
 
 
 def build(arguments, decoding):
-    """The serving.Service that the flags ask for; its engine is not yet started. Raises UserError."""
+    """The exchanges.Service that the flags ask for; its engine is not yet started. Raises UserError."""
     config = to_generation_config(decoding, decoding.seed)
     import checkpoint
     from batching_engine import Engine
+    from exchanges import Service
     from prompt_requests import Limits
-    from serving import Service
 
     directory = checkpoint.resolve(arguments.model_name_or_path)
     tokenizer = checkpoint.load_tokenizer(directory)

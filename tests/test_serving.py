@@ -21,9 +21,10 @@ import predict_generation
 import serve_generation
 from arguments import DecodingArguments, parse
 from batching_engine import Engine
+from exchanges import Service
 from generation_config import GenerationConfig
 from prompt_requests import Limits
-from serving import Service, make_app
+from serving import make_app
 
 DEV = ROOT / "demo" / "qg" / "dev.json"
 RECORDS = [json.loads(line) for line in DEV.read_text(encoding="utf8").splitlines()]
