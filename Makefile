@@ -53,6 +53,7 @@ bench: setup  ## compare with stock paddlenlp, some 30 minutes on an idle machin
 	$(RUN) benchmarks/bench_large.py
 	$(RUN) benchmarks/bench_parallel.py
 	$(RUN) benchmarks/bench_merge.py
+	$(RUN) benchmarks/bench_serve.py
 
 clean:  ## remove .venv and the caches; checkpoints stay
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis

@@ -16,6 +16,17 @@ from errors import UserError, one_line_errors
 
 # The flag that writes a configuration.
 PRINT_CONFIG = "print_config"
+# What may be chosen anew for each use of a decoder: flag → field of GenerationConfig that it overrides.
+OVERRIDES = {
+    "tgt_length": "max_new_tokens",
+    "min_tgt_length": "min_new_tokens",
+    "length_penalty": "length_penalty",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "seed": "seed",
+}
+BEAMS_ONLY, SAMPLING_ONLY = ("length_penalty",), ("temperature", "top_k", "top_p", "seed")
 
 
 class UsageError(UserError):
@@ -74,8 +85,14 @@ class DecodingArguments:
         1.0, "Draw from the smallest set of pieces of this total probability; 1 keeps all. Needs --select_topk False."
     )
     temperature: float = choice(1.0, "Logits are divided by it before drawing.")
-    scores: bool = choice(False, "Also give each text's log probability; of beams, what they compete by.")
     seed: int = choice(42, "Seed of everything that is drawn.")
+
+
+@dataclass
+class ScoredDecodingArguments(DecodingArguments):
+    """How to decode, and whether to say how probable the texts are."""
+
+    scores: bool = choice(False, "Also give each text's log probability; of beams, what they compete by.")
 
 
 def parse(classes, argv=None, description=None):

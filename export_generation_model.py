@@ -11,7 +11,7 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments import DecodingArguments, choice, parse, to_generation_config
+from arguments import ScoredDecodingArguments, choice, parse, to_generation_config
 from errors import one_line_errors
 
 
@@ -33,7 +33,7 @@ class ExportArguments:
 
 def main(argv=None):
     """Parse the command line and export."""
-    arguments, decoding = parse((ExportArguments, DecodingArguments), argv, __doc__)
+    arguments, decoding = parse((ExportArguments, ScoredDecodingArguments), argv, __doc__)
     with one_line_errors():
         config = to_generation_config(decoding, decoding.seed)
         import adapters

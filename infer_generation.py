@@ -9,20 +9,8 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 from dataclasses import dataclass, replace
 
-from arguments import PromptArguments, UsageError, choice, parse
+from arguments import BEAMS_ONLY, OVERRIDES, SAMPLING_ONLY, PromptArguments, UsageError, choice, parse
 from errors import UserError, one_line_errors
-
-# Flag of this script → field of GenerationConfig that it overrides.
-OVERRIDES = {
-    "tgt_length": "max_new_tokens",
-    "min_tgt_length": "min_new_tokens",
-    "length_penalty": "length_penalty",
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "seed": "seed",
-}
-BEAMS_ONLY, SAMPLING_ONLY = ("length_penalty",), ("temperature", "top_k", "top_p", "seed")
 
 
 @dataclass

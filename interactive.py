@@ -52,23 +52,3 @@ def show(text):
     """Write to the screen at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-class TextStream:
-    """Text of ids that come one by one. A character whose bytes are not all there yet is held back."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer, self.ids, self.text = tokenizer, [], ""
-
-    def add(self, piece):
-        """What an id adds to the text."""
-        self.ids.append(int(piece))
-        text = self.tokenizer.decode(self.ids)
-        if text.endswith("\N{REPLACEMENT CHARACTER}") or not text.startswith(self.text):
-            return ""
-        added, self.text = text[len(self.text) :], text
-        return added
-
-    def rest(self):
-        """What was held back to the end."""
-        return self.tokenizer.decode(self.ids)[len(self.text) :]

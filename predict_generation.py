@@ -14,7 +14,7 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 import os
 from dataclasses import dataclass, replace
 
-from arguments import DecodingArguments, PromptArguments, UsageError, choice, parse, to_generation_config
+from arguments import PromptArguments, ScoredDecodingArguments, UsageError, choice, parse, to_generation_config
 from atomic import check_is_free, new_directory
 from errors import one_line_errors
 
@@ -122,23 +122,26 @@ class Predictor:
         """Answer prompts from the terminal, texts of one piece after another where there is one text."""
         import data
         from decoding import run
-        from interactive import TextStream, converse
+        from interactive import converse
+        from tokenization import TextStream
 
-        config, stream = replace(self.config, output_scores=False), None
+        config = replace(self.config, output_scores=False)
         streams = config.num_beams == 1 and config.num_return_sequences == 1
+        stream, so_far, write = None, [], None
 
         def on_token(_, pieces):
-            write(stream.add(pieces[0]))
+            so_far.append(int(pieces[0]))
+            write(stream.piece(so_far))
 
         decoder = self.decoder(config, on_token if streams else None)
-        write = None
 
         def answer(example, show):
             nonlocal stream, write
             stream, write = TextStream(self.tokenizer), show
+            so_far.clear()
             row = data.encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
             ids = run(decoder, data.collate_prompts([row], self.tokenizer.eos_id), config)
-            show(stream.rest() if streams else "\n".join(map(self.tokenizer.decode, ids)))
+            show(stream.piece(so_far, final=True) if streams else "\n".join(map(self.tokenizer.decode, ids)))
 
         converse(self.prompts.template or "qg", answer)
 
@@ -150,7 +153,7 @@ def is_first_rank():
 
 def main(argv=None):
     """Parse the command line, predict or merge, report."""
-    arguments, prompts, decoding = parse((ModelArguments, PromptArguments, DecodingArguments), argv, __doc__)
+    arguments, prompts, decoding = parse((ModelArguments, PromptArguments, ScoredDecodingArguments), argv, __doc__)
     with one_line_errors():
         if arguments.merges:
             # The first rank merges; the others have nothing to do.

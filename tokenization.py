@@ -145,6 +145,27 @@ class Tokenizer:
         write_configuration(target, self.special_ids)
 
 
+class TextStream:
+    """The text of a growing list of ids, in pieces that are never taken back and join to the whole text."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.sent = tokenizer, ""
+
+    def piece(self, ids, final=False):
+        """What to show after the pieces before: "" while characters are incomplete, all that is missing if final."""
+        text = self.tokenizer.decode(ids)
+        if not final:
+            # Bytes that make no character yet are decoded as this one; and what begins a line break may become one.
+            text = text.rstrip("\ufffd")
+            newline = self.tokenizer.newline_piece
+            begun = (newline[:length] for length in range(len(newline) - 1, 0, -1))
+            text = text.removesuffix(next(filter(text.endswith, begun), ""))
+        if not text.startswith(self.sent):
+            return ""
+        new, self.sent = text[len(self.sent) :], text
+        return new
+
+
 def check_configuration(path):
     """Raise TokenizerError if a tokenizer_config.json wants files from elsewhere: other readers would follow it."""
     if not path.is_file():

@@ -7,8 +7,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import runtime  # noqa: F401
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.register_profile("faults", deadline=None, max_examples=400)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session")
+def briefly_trained(tmp_path_factory):
+    """Directory of a model that one epoch has taught to write questions, most of them wrong."""
+    import finetune_generation
+
+    directory = tmp_path_factory.mktemp("briefly_trained")
+    flags = ["--num_train_epochs", "1", "--max_train_samples", "2048", "--evaluation_strategy", "no"]
+    flags += ["--per_device_train_batch_size", "12", "--do_eval", "False"]
+    flags += ["--disable_tqdm", "True", "--save_strategy", "no"]
+    recipe = Path(__file__).resolve().parents[1] / "configs" / "tiny_cpu.json"
+    finetune_generation.main([str(recipe), *flags, "--output_dir", str(directory)])
+    return directory
+
+
+@pytest.fixture(scope="session")
+def served(briefly_trained):
+    """A server of that model."""
+    from served import Served
+
+    flags = ["--src_length", "128", "--tgt_length", "24", "--max_batch_size", "4", "--max_prompt_characters", "500"]
+    flags += ["--max_prompts_per_request", "8", "--max_request_bytes", "20000"]
+    with Served("--model_name_or_path", briefly_trained, *flags) as server:
+        yield server

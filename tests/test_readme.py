@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README_en.md")
 FINETUNE = {"qg": "finetune_generation.py", "instruction": "finetune_instruction_generation.py"}
 SCRIPTS = (*FINETUNE.values(), "export_generation_model.py", "infer_generation.py", "predict_generation.py")
+SCRIPTS += ("serve_generation.py",)
 REQUIRED = ("必填", "required")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import builtin_model
 import tokenization
 from errors import UserError
-from tokenization import ADDED_TOKENS_FILE, MODEL_FILE, SPECIAL_PIECES, Tokenizer, TokenizerError
+from tokenization import ADDED_TOKENS_FILE, MODEL_FILE, SPECIAL_PIECES, TextStream, Tokenizer, TokenizerError
 
 SENTENCES = ["天气很好，我们去公园。", "the quick brown fox", "一共有3个苹果和12个梨。", "question: why?"] * 20
 
@@ -218,3 +218,30 @@ def test_line_breaks_are_spaces_where_there_is_no_piece_for_them(tmp_path):
     train_pieces(tmp_path / MODEL_FILE)
     tokenization.complete(tmp_path)
     assert Tokenizer(tmp_path).decode(Tokenizer(tmp_path).encode("the\nfox")) == "the fox"
+
+
+class Bytes:
+    """A tokenizer whose ids are bytes, and which writes a line break as <n>."""
+
+    newline_piece = "<n>"
+
+    def decode(self, ids):
+        return bytes(ids).decode("utf8", errors="replace").replace("<n>", "\n")
+
+
+@given(st.text(alphabet=st.sampled_from("a<n>天𠀀é\ufffd ")))
+def test_streamed_pieces_are_whole_characters_and_join_to_the_text(text):
+    ids = list(text.encode("utf8"))
+    stream, tokenizer = TextStream(Bytes()), Bytes()
+    pieces = [stream.piece(ids[: length + 1]) for length in range(len(ids))]
+    shown = ["".join(pieces[:number]) for number in range(len(pieces) + 1)]
+    assert "".join([*pieces, stream.piece(ids, final=True)]) == tokenizer.decode(ids)
+    assert all(tokenizer.decode(ids).startswith(text) for text in shown)
+
+
+def test_streamed_pieces_are_not_held_back_longer_than_needed():
+    stream = TextStream(Bytes())
+    ids = list("天<n>b<".encode())
+    pieces = [stream.piece(ids[: length + 1]) for length in range(len(ids))]
+    assert pieces == ["", "", "天", "", "", "\n", "b", ""]
+    assert stream.piece(ids, final=True) == "<"
