@@ -8,8 +8,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
+from served import Served
 from test_readme import FINETUNE, ROOT, commands, text_of
 
 TRAINING = (
@@ -76,14 +78,39 @@ def run(command, monkeypatch):
     return None if done.returncode == 0 else done.stdout[-1500:] + done.stderr[-1500:]
 
 
+def served(command, stack):
+    """Run the command of a server until the stack is closed; its address."""
+    (script, *flags) = command[1:]
+    assert script == "serve_generation.py"
+    return stack.enter_context(Served(*flags)).url
+
+
+def asked(command, address):
+    """Run a request to the server of the README; None, or what went wrong. Nothing without curl."""
+    if shutil.which("curl") is None:
+        return None
+    words = [word.replace("http://127.0.0.1:8000", address) for word in command]
+    done = subprocess.run([*words, "--silent", "--fail-with-body"], capture_output=True, text=True, timeout=60)
+    return None if done.returncode == 0 and '"prediction"' in done.stdout else done.stdout + done.stderr
+
+
 def test_every_command_of_the_readme_works(workplace, monkeypatch, capsys):
-    count = 0
-    for command in commands(text_of("README.md")):
-        if command[0] in ELSEWHERE:
-            continue
-        problem = run(command, monkeypatch)
-        assert problem is None, f"{' '.join(command)}\n{problem}\n{capsys.readouterr().err[-1500:]}"
-        count += 1
-    assert count > 25
+    with ExitStack() as stack:
+        run_all(commands(text_of("README.md")), stack, monkeypatch, capsys)
     answers = (workplace / "checkpoints" / "infer" / "predictions.jsonl").read_text(encoding="utf8")
     assert len(answers.splitlines()) == 3
+
+
+def run_all(all_commands, stack, monkeypatch, capsys):
+    """Run commands one after another."""
+    count, address = 0, None
+    for command in all_commands:
+        if command[0] in ELSEWHERE:
+            continue
+        count += 1
+        if "serve_generation.py" in command:
+            address = served(command, stack)
+            continue
+        problem = asked(command, address) if command[0] == "curl" else run(command, monkeypatch)
+        assert problem is None, f"{' '.join(command)}\n{problem}\n{capsys.readouterr().err[-1500:]}"
+    assert count > 30
