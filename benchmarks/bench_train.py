@@ -121,8 +121,8 @@ def our_side(directory, recompute=False, lora=None):
 
     from dropout import Noise
     from lora import add_lora
+    from optimization import GlobalNormClip
     from strides import without_views
-    from utils import GlobalNormClip
 
     model = checkpoint.load_model(directory)
     for layer in model.sublayers():

@@ -1,4 +1,4 @@
-"""The schedule, the clip and the meter of utils.py, the order of rows of batching.py, the log of callbacks.py."""
+"""The schedule and the clip, the meter, the order of rows of batching.py, the log of callbacks.py."""
 
 from types import SimpleNamespace
 
@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import utils
 from batching import TrainingBatches, grouped_batches, packed
 from callbacks import PLOTTED, figure_of, plot, read_metrics
-from utils import GlobalNormClip, Meter, linear_factor
+from meter import Meter
+from optimization import GlobalNormClip, linear_factor
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_clip_scales_to_the_global_norm_and_remembers_it():
 
 def test_the_meter_counts_laps_and_the_whole(monkeypatch):
     times = iter([0.0, 2.0, 4.0, 8.0])
-    monkeypatch.setattr(utils, "time", SimpleNamespace(time=lambda: next(times)))
+    monkeypatch.setattr("meter.time", SimpleNamespace(time=lambda: next(times)))
     meter = Meter()
     meter.add(paddle.to_tensor([100]))  # starts the clock at 0
     meter.add(paddle.to_tensor([100]))
