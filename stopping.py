@@ -31,7 +31,8 @@ class StopSignals:
 
     def __exit__(self, *exception):
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            # None is one that was not set from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def handle(self, number, frame):
         """Remember a signal, or obey at once."""
