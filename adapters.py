@@ -83,8 +83,10 @@ class Adapter:
 
 
 def load_model(base, lora_path, dtype="float32", ranks=None):
-    """The model in directory `base` with the adapter in directory `lora_path`, not merged; divided among
-    tensor-parallel ranks, if there are any. Raises ModelError."""
+    """The model in directory `base` with the adapter in directory `lora_path`, not merged, or without one (None);
+    divided among tensor-parallel ranks, if there are any. Raises ModelError."""
+    if lora_path is None:
+        return checkpoint.load_model(base, dtype, ranks=ranks)
     config = read_config(lora_path)[0]
     fingerprint = {}
     model = checkpoint.load_model(base, dtype, fingerprint, ranks)

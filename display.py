@@ -6,6 +6,8 @@ import time
 from paddlenlp.trainer import TrainerCallback
 from paddlenlp.utils.log import logger
 
+from arguments import plain
+
 # Lines of paddlenlp's Trainer that the plan and the progress say better, or that say nothing.
 NOISE = (
     "***** Running training",
@@ -88,15 +90,10 @@ def plan(args, state):
     evaluated_at = {"steps": f"every {args.eval_steps} steps", "epoch": "every epoch", "no": "never"}
     return [
         f"plan: {steps}, {rows} examples a step ({made})",
-        f"plan: learning rate {args.learning_rate:g}, {value_of(args.lr_scheduler_type)}; "
-        f"saved {saved[value_of(args.save_strategy)]}, evaluated {evaluated_at[value_of(args.evaluation_strategy)]}",
+        f"plan: learning rate {args.learning_rate:g}, {plain(args.lr_scheduler_type)}; "
+        f"saved {saved[plain(args.save_strategy)]}, evaluated {evaluated_at[plain(args.evaluation_strategy)]}",
         f"plan: output in {args.output_dir}",
     ]
-
-
-def value_of(choice):
-    """The text of an enumeration's member."""
-    return getattr(choice, "value", choice)
 
 
 def training_figures(logs):

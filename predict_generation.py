@@ -77,16 +77,11 @@ class Predictor:
     def decoder(self, config, on_token=None):
         """A Decoder of the model, which is loaded."""
         import adapters
-        import checkpoint
         from decoding import Decoder
         from generation_config import SpecialIds
         from parallel import launched_ranks
 
-        ranks, path = launched_ranks(), self.arguments.lora_path
-        if path:
-            model = adapters.load_model(self.directory, path, ranks=ranks)
-        else:
-            model = checkpoint.load_model(self.directory, ranks=ranks)
+        model = adapters.load_model(self.directory, self.arguments.lora_path, ranks=launched_ranks())
         return Decoder(model, config, SpecialIds.of(self.tokenizer, model.config.vocab_size), on_token)
 
     def predict(self):

@@ -17,7 +17,7 @@ from errors import Interrupted
 from memory import OutOfMemory
 from model_weights import host_arrays, size_of, write_arrays
 from parallel import Ranks, gather_objects
-from saving import SaveError, Saver, checkpoints
+from saving import SaveError, Saver, checkpoints, step_of
 from stopping import StopSignals
 from training_state import (
     SCHEDULE,
@@ -97,7 +97,7 @@ class ResumableTrainer(Trainer):
         if best is None or (value > best if self.args.greater_is_better else value < best):
             self.previous_best = best, state.best_model_checkpoint
             state.best_metric = value
-            state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{state.global_step}")
+            state.best_model_checkpoint = str(self.saver.directory_of(state.global_step))
 
     def checkpoint_writer(self):
         """(what writes this rank's files of a checkpoint into a directory, how many bytes they have). What it writes is
@@ -216,7 +216,7 @@ class ResumableTrainer(Trainer):
         """Save a checkpoint of the last step that is finished; its directory, None before the first one."""
         if not self.state.global_step:
             return None
-        directory = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        directory = self.saver.directory_of(self.state.global_step)
         self.saver.wait()
         if not directory.is_dir():
             self._save_checkpoint(self.model)
@@ -226,25 +226,22 @@ class ResumableTrainer(Trainer):
     def how_to_go_on(self):
         """What a stopped run leaves, in words."""
         step = self.state.global_step
-        where = Path(self.args.output_dir) / f"checkpoint-{step}"
-        return f"stopped after step {step}, saved as {where}; the same command goes on from there"
+        return (
+            f"stopped after step {step}, saved as {self.saver.directory_of(step)}; the same command goes on from there"
+        )
 
     def asked_to_stop(self):
         """Number of the signal that any rank has got, 0 without one; publishes what all ranks have written.
 
         Ranks look at each other after every step on CPU, and on GPUs, where looking means waiting, when they log.
         """
-        ready = self.saver.is_ready
-        if self.args.world_size == 1:
-            if ready and self.saver.is_busy:
-                with self.surviving_save_errors():
-                    self.saver.wait()
-            return self.signals.received or 0
-        if not (self.reads_at_once or self.control.should_log):
-            return 0
-        of_ranks = self.world.gathered(paddle.to_tensor([self.signals.received or 0, int(ready)]))
-        number, (_, all_ready) = int(of_ranks[:, 0].max()), of_ranks.min(axis=0).tolist()
-        if self.saver.is_busy and all_ready:
+        number, ready = self.signals.received or 0, self.saver.is_ready
+        if self.args.world_size > 1:
+            if not (self.reads_at_once or self.control.should_log):
+                return 0
+            of_ranks = self.world.gathered(paddle.to_tensor([number, int(ready)]))
+            number, ready = int(of_ranks[:, 0].max()), bool(of_ranks[:, 1].min())
+        if self.saver.is_busy and ready:
             with self.surviving_save_errors():
                 self.saver.wait()
         return number
@@ -252,5 +249,5 @@ class ResumableTrainer(Trainer):
     def last_good(self, step):
         """The checkpoint to go back to, made at or before a step, in words."""
         self.saver.wait()
-        found = [path for path in checkpoints(self.args.output_dir) if int(path.name.rpartition("-")[2]) <= step]
+        found = [path for path in checkpoints(self.args.output_dir) if step_of(path) <= step]
         return f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint from before them"

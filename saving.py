@@ -16,12 +16,12 @@ from pathlib import Path
 import manifest
 from atomic import publish, replaced_files
 from errors import RunError, UserError, one_line
+from memory import GIB
 
 NAME = re.compile(r"checkpoint-(\d+)")
 LEFT_OVER = (".checkpoint-*", ".result.partial")
 # Beside arrays: configuration, tokenizer, logs so far.
 SMALL_FILES = 16 * 2**20
-GIB = 2**30
 
 
 class SaveError(RunError):
@@ -60,6 +60,10 @@ class Saver:
         else:
             self.pending.write()
             self.wait()
+
+    def directory_of(self, step):
+        """Where the checkpoint of a step is, or would be."""
+        return self.output_dir / f"checkpoint-{step}"
 
     def begin(self, workshop, needed):
         """Make the directory to write into, if there is room for so many bytes."""
@@ -120,7 +124,7 @@ class Saver:
 
     def publish(self, pending, files):
         """Make the checkpoint of what was written, and remove what the limit does not allow."""
-        target = self.output_dir / f"checkpoint-{pending.step}"
+        target = self.directory_of(pending.step)
         manifest.write(pending.workshop, files, step=pending.step, **pending.facts)
         os.chmod(pending.workshop, 0o755)
         if target.exists():
@@ -248,7 +252,12 @@ def check_room(directory, needed):
 def checkpoints(output_dir):
     """The directories checkpoint-N, in the order of their steps."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint):
+    """The step of a directory checkpoint-N."""
+    return int(NAME.fullmatch(checkpoint.name)[1])
 
 
 def clean(output_dir):

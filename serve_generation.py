@@ -80,10 +80,7 @@ def loader(arguments, config, directory, tokenizer):
     check_positions(positions, arguments.src_length, config.max_new_tokens)
 
     def load():
-        if arguments.lora_path:
-            model = adapters.load_model(directory, arguments.lora_path)
-        else:
-            model = checkpoint.load_model(directory)
+        model = adapters.load_model(directory, arguments.lora_path)
         decoder = Decoder(model, config, SpecialIds.of(tokenizer, model.config.vocab_size))
 
         def decode(prompts, batch_config, rows, on_token):

@@ -1,7 +1,6 @@
 """An engine over HTTP: a page, questions as JSON or as server-sent events, health and metrics."""
 
 import asyncio
-import os
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from errors import RunError
 from exchanges import CLIENT_GONE, READING_GRACE, Exchange, error_content
 from prompt_requests import Refusal
-from stopping import ECHO_SECONDS
+from stopping import StopSignals
 
 WEB = Path(__file__).resolve().parent / "web"
 PAGES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -87,23 +86,24 @@ def page(path):
 
 
 class Server(uvicorn.Server):
-    """A server that on the first signal refuses what is new; a second one ends the process at once. What comes within
-    ECHO_SECONDS is the same request again."""
+    """A server that on the first signal refuses what is new; a second one ends the process at once, as StopSignals
+    has it."""
 
     def __init__(self, service):
         # Broken requests are told to those who send them; here they would fill the log.
         quiet = {"log_config": None, "log_level": "error", "access_log": False}
         super().__init__(uvicorn.Config(make_app(service), lifespan="off", ws="none", **quiet))
-        self.engine, self.signalled = service.engine, None
+        line = "stopping: what was accepted is finished; once more stops at once"
+        self.signals = StopSignals(line, service.engine.stop)
 
     def handle_exit(self, sig, frame):
-        """Obey a signal."""
-        if self.signalled is None:
-            self.signalled = time.monotonic()
-            os.write(2, b"stopping: what was accepted is finished; once more stops at once\n")
-            self.engine.stop()
-        elif time.monotonic() - self.signalled > ECHO_SECONDS:
-            os._exit(128 + sig)
+        """Obey a signal; uvicorn has set this as their handler."""
+        self.signals.handle(sig, frame)
+
+    @property
+    def signalled(self):
+        """When the first signal came, None if none did."""
+        return self.signals.since
 
 
 async def serve(service, listener, stop_timeout):

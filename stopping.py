@@ -15,10 +15,15 @@ PR_SET_PDEATHSIG = 1
 
 
 class StopSignals:
-    """Context in which the first of SIGNALS is remembered (`received`, a number) and a second one ends the process at
-    once, with exit code 128 + its number. What comes within ECHO_SECONDS is the same request again."""
+    """Context in which the first of SIGNALS is remembered (`received`, a number; `since`, by time.monotonic()) and a
+    second one ends the process at once, with exit code 128 + its number. What comes within ECHO_SECONDS is the same
+    request again.
 
-    def __init__(self):
+    line: what the first one has written to stderr; {} in it is the signal's name. on_first: called then.
+    """
+
+    def __init__(self, line="{}: the step under way is finished and saved; once more stops at once", on_first=None):
+        self.line, self.on_first = line, on_first
         self.received, self.since, self.previous = None, None, {}
 
     def __enter__(self):
@@ -38,9 +43,10 @@ class StopSignals:
         """Remember a signal, or obey at once."""
         if self.received is None:
             self.received, self.since = number, time.monotonic()
-            line = f"{signal.Signals(number).name}: the step under way is finished and saved; once more stops at once\n"
             # Not by print: what a handler interrupts may be printing.
-            os.write(2, line.encode())
+            os.write(2, f"{self.line.format(signal.Signals(number).name)}\n".encode())
+            if self.on_first is not None:
+                self.on_first()
         elif time.monotonic() - self.since > ECHO_SECONDS:
             os._exit(128 + number)
 

@@ -1,6 +1,5 @@
 """A fine-tuning run from arguments to results: what finetune_*.py have in common. Importing it imports paddle."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -83,12 +82,12 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
         )
 
     if args.should_save:
-        write_json(arguments, args.output_dir, ARGUMENTS_FILE)
+        checkpoint.write_json(arguments, Path(args.output_dir) / ARGUMENTS_FILE)
     trainer, results = train(make_trainer, args, last_checkpoint) if args.do_train else (make_trainer(), {})
     if args.do_eval:
         results.update(evaluate(trainer))
     if args.should_save:
-        write_json(results, args.output_dir, "all_results.json")
+        checkpoint.write_json(results, Path(args.output_dir) / "all_results.json")
     return results
 
 
@@ -351,9 +350,3 @@ def evaluate(trainer):
         if name in renamed:
             logger.info(f"{name}: {renamed[name]:.4f}")
     return renamed
-
-
-def write_json(content, directory, name):
-    """Write a JSON file into a directory."""
-    text = json.dumps(content, ensure_ascii=False, indent=2)
-    (Path(directory) / name).write_text(text + "\n", encoding="utf8")

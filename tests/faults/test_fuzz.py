@@ -129,7 +129,8 @@ def test_records_of_any_bytes_are_read_or_refused(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
     (tmp_path / "data.target").write_bytes(content[::-1])
     for template in TEMPLATES:
-        refused_or(load_examples, tmp_path / name, template)
+        found = refused_or(load_examples, tmp_path / name, template)
+        assert found is None or all(isinstance(example.source, str) for example in found[0])
 
 
 @SHARED
