@@ -1,6 +1,7 @@
 """A model and a search as one: Decoder, the layer that is exported, and generate().
 
-Decoder takes what generation_config.feeds() makes and gives ids, eagerly and as a static program.
+Decoder takes what generation_config.feeds() makes and gives ids, eagerly and as a static program. SearchLayer is the
+part of it that knows nothing of the model.
 """
 
 import numpy as np
@@ -14,26 +15,23 @@ from search import Model, Rules, search
 from strides import without_views
 
 
-class Decoder(paddle.nn.Layer):
-    """A model and a way to search, as one layer from prompts to new ids.
+class SearchLayer(paddle.nn.Layer):
+    """A way to search, as a layer from prompts to new ids; its subclasses have the model.
 
-    model: modeling.GLMForConditionalGeneration. config: GenerationConfig, of which only the structure is used; the rest
-    comes as inputs. special_ids: SpecialIds. on_token: see search.Rules.
+    config: GenerationConfig, of which only the structure is used; the rest comes as inputs. special_ids: SpecialIds.
+    vocab_size: rows of the embeddings. on_token: see search.Rules.
 
-    The head is kept a second time, as [hidden, vocab]: a step reads all of it, and on CPU that is up to twice as fast
-    as from [vocab, hidden].
+    A subclass has prefill(input_ids, source_mask, mask_index) → (entries, what of a prompt does not change), step() and
+    empty_cache() as search.Model takes them; see modeling.GLMForConditionalGeneration for their shapes.
     """
 
-    def __init__(self, model, config, special_ids, on_token=None):
+    def __init__(self, config, special_ids, vocab_size, on_token=None):
         super().__init__()
-        self.model = model
         self.config = config
         self.special = special_ids
         self.on_token = on_token
-        vocab = model.config.vocab_size
-        self.register_buffer("banned", scores.bias_of(special_ids.banned, vocab))
-        self.register_buffer("ending", scores.bias_of([special_ids.eop], vocab))
-        self.head = transposed(model.glm.word_embeddings.weight)
+        self.register_buffer("banned", scores.bias_of(special_ids.banned, vocab_size))
+        self.register_buffer("ending", scores.bias_of([special_ids.eop], vocab_size))
 
     def forward(self, inputs):
         """Take the tensors that generation_config.input_names lists, by name; return ids [batch, texts, new] int64,
@@ -46,20 +44,13 @@ class Decoder(paddle.nn.Layer):
     @paddle.jit.not_to_static
     def decode(self, inputs):
         """forward(), kept out of the translation of Python source into graphs: it needs none."""
-        model, sample = self.model, self.config.do_sample
-        source, target_position = model.prefill(inputs["input_ids"], inputs["source_mask"], inputs["mask_index"])
-        fixed = [target_position, *([inputs["noise"]] if sample else [])]
+        source, of_prompt = self.prefill(inputs["input_ids"], inputs["source_mask"], inputs["mask_index"])
+        fixed = [of_prompt, *([inputs["noise"]] if self.config.do_sample else [])]
         rules = Rules(self.config, self.special, inputs, self.banned, self.ending, self.on_token)
         seen = inputs["source_mask"] + 0.0  # an input must not become a variable of a loop
-        model = Model(self.step, model.empty_cache)
+        model = Model(self.step, self.empty_cache)
         texts, values = search(model, source, fixed, seen, self.first_history(inputs), rules)
         return (texts, values) if self.config.output_scores else texts
-
-    def step(self, tokens, number, settled, recent, fixed, lineage):
-        """Logits [prompts * texts, vocab] of the pieces after `tokens`, and the recent keys and values; see
-        GLMForConditionalGeneration.decode_step."""
-        hidden, recent = self.model.decode_step(tokens, number, settled, recent, fixed[0], lineage)
-        return self.model.ranks.columns(paddle.matmul(hidden.flatten(0, 1), self.head)), recent
 
     def first_history(self, inputs):
         """What n-grams may not repeat before anything is generated, [batch, at least 1] int64.
@@ -70,6 +61,35 @@ class Decoder(paddle.nn.Layer):
         if self.config.ban_source_ngrams:
             start = paddle.concat([inputs["input_ids"], start], axis=1)
         return start
+
+
+class Decoder(SearchLayer):
+    """A model and a way to search.
+
+    model: modeling.GLMForConditionalGeneration. The rest: see SearchLayer.
+
+    The head is kept a second time, as [hidden, vocab]: a step reads all of it, and on CPU that is up to twice as fast
+    as from [vocab, hidden].
+    """
+
+    def __init__(self, model, config, special_ids, on_token=None):
+        super().__init__(config, special_ids, model.config.vocab_size, on_token)
+        self.model = model
+        self.head = transposed(model.glm.word_embeddings.weight)
+
+    def prefill(self, input_ids, source_mask, mask_index):
+        """See GLMForConditionalGeneration.prefill."""
+        return self.model.prefill(input_ids, source_mask, mask_index)
+
+    def empty_cache(self, prompts):
+        """See GLMForConditionalGeneration.empty_cache."""
+        return self.model.empty_cache(prompts)
+
+    def step(self, tokens, number, settled, recent, fixed, lineage):
+        """Logits [prompts * texts, vocab] of the pieces after `tokens`, and the recent keys and values; see
+        GLMForConditionalGeneration.decode_step."""
+        hidden, recent = self.model.decode_step(tokens, number, settled, recent, fixed[0], lineage)
+        return self.model.ranks.columns(paddle.matmul(hidden.flatten(0, 1), self.head)), recent
 
 
 def transposed(weight):
@@ -137,9 +157,14 @@ def run(decoder, prompts, config, row_ids=None):
     check_positions(decoder.model.config.max_sequence_length + 1, prompts["input_ids"].shape[1], config.max_new_tokens)
     row_ids = range(len(prompts["input_ids"])) if row_ids is None else row_ids
     prompts, row_ids = repeat_prompts(prompts, row_ids, config)
-    tensors = {name: paddle.to_tensor(array) for name, array in feeds(prompts, config, row_ids).items()}
+    ids, *values = flat(decoded(decoder, feeds(prompts, config, row_ids)), config)
+    return (ids, *values) if config.output_scores else ids
+
+
+def decoded(decoder, arrays):
+    """The arrays that a SearchLayer gives for arrays by input name: [ids], with its config.output_scores [ids,
+    scores]; see SearchLayer.forward."""
+    tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
     with paddle.no_grad(), without_views():
         found = decoder(tensors)
-    found = [tensor.numpy() for tensor in (found if config.output_scores else [found])]
-    ids, *values = flat(found, config)
-    return (ids, *values) if config.output_scores else ids
+    return [tensor.numpy() for tensor in (found if decoder.config.output_scores else [found])]

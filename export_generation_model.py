@@ -1,9 +1,10 @@
-"""Export a fine-tuned GLM, search loop included, as a static program for C++ inference.
+"""Export a fine-tuned GLM for inference: with its search loop as a static program, or as an ONNX graph.
 
     python export_generation_model.py --model_name_or_path ./checkpoints/glm-large-chinese \\
         --output_path ./checkpoints/infer/glm
 
-writes glm.pdmodel, glm.pdiparams, glm_generation_config.json and the tokenizer into ./checkpoints/infer.
+writes glm.pdmodel, glm.pdiparams, glm_generation_config.json and the tokenizer into ./checkpoints/infer; with --format
+onnx, glm.onnx and glm.onnx.data in place of the first two.
 """
 
 import runtime  # noqa: F401  sets what paddle reads when it is imported
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arguments import ScoredDecodingArguments, choice, parse, to_generation_config
-from errors import one_line_errors
+from errors import UserError, one_line_errors
 
 
 @dataclass
@@ -24,11 +25,23 @@ class ExportArguments:
     )
     lora_path: str = choice(None, "Directory of a LoRA adapter, which is added to the weights.")
     output_path: str = choice("./checkpoints/infer/glm", "Directory and file name prefix of the program.")
+    format: str = choice(
+        "paddle",
+        "paddle: a static program with its loop, for FastDeploy and Paddle Inference; onnx: for onnxruntime.",
+        choices=("paddle", "onnx"),
+    )
     dtype: str = choice(
         None,
-        "dtype of the stored weights; float16 halves the file, int8 quarters it. Default: the model's own.",
+        "dtype of the stored weights; float16 halves the file, int8 quarters it and makes ONNX programs faster. "
+        "Default: the model's own; float32 for ONNX.",
         choices=("float32", "float16", "int8"),
     )
+
+    def __post_init__(self):
+        if self.format == "onnx":
+            self.dtype = self.dtype or "float32"
+            if self.dtype == "float16":
+                raise UserError("--dtype float16 is for --format paddle; ONNX programs have float32 or int8")
 
 
 def main(argv=None):
@@ -48,8 +61,9 @@ def main(argv=None):
         else:
             model = checkpoint.load_model(directory)
     target = Path(arguments.output_path)
-    program.save(model, tokenizer, config, target.parent, target.name, dtype)
-    print(f"program written to {target}.pdmodel, weights ({dtype}) to {target}.pdiparams")
+    program.save(model, tokenizer, config, target.parent, target.name, dtype, arguments.format)
+    graph, weights = program.FILES[arguments.format]
+    print(f"program written to {target}{graph}, weights ({dtype}) to {target}{weights}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run an exported GLM in C++, by FastDeploy or Paddle Inference.
+"""Run an exported GLM by FastDeploy, Paddle Inference or, exported with --format onnx, onnxruntime.
 
     python infer_generation.py --model_path ./checkpoints/infer --model_prefix glm
     python infer_generation.py --model_path ./checkpoints/infer --model_prefix glm --runtime paddle \\
@@ -20,7 +20,9 @@ class ProgramArguments:
     model_path: str = choice("./checkpoints/infer", "Directory of the exported program.")
     model_prefix: str = choice("glm", "Its file name prefix.")
     runtime: str = choice(
-        "auto", "C++ runtime; auto is FastDeploy where installed.", choices=("auto", "fastdeploy", "paddle")
+        "auto",
+        "What runs it; auto is onnx for ONNX programs, else fastdeploy where installed, else paddle.",
+        choices=("auto", "fastdeploy", "paddle", "onnx"),
     )
     device: str = choice("cpu", "Where to run.", choices=("cpu", "gpu"))
     backend: str = choice("paddle", "Paddle's own CPU kernels, or oneDNN's.", choices=("paddle", "onednn"))

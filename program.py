@@ -1,10 +1,9 @@
-"""A decoder as a static program: PREFIX.pdmodel, PREFIX.pdiparams, PREFIX_generation_config.json, the tokenizer, and
+"""What an exported program is as files: those of its format, PREFIX_generation_config.json, the tokenizer, and
 PREFIX_manifest.json.
 
 save() needs paddle; describe() and the paths do not, so that what runs a program need not import it.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,22 +13,8 @@ from atomic import replaced_files
 from errors import UserError
 from generation_config import GenerationConfig, SpecialIds
 
-INPUTS = {
-    "input_ids": ([-1, -1], "int64"),
-    "source_mask": ([-1, -1], "float32"),
-    "mask_index": ([-1], "int64"),
-    "max_new_tokens": ([1], "int64"),
-    "min_new_tokens": ([1], "int64"),
-    "length_penalty": ([1], "float32"),
-    "temperature": ([1], "float32"),
-    "top_k": ([1], "int64"),
-    "top_p": ([1], "float32"),
-    "noise": ([-1, -1, -1], "float32"),
-}
-
-
-# What stands for 0 in matrices of 8 bits.
-ZERO = 128
+# Suffixes of a program's files, by format: the graph and its weights.
+FILES = {"paddle": (".pdmodel", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
 
 
 class ProgramError(UserError):
@@ -38,8 +23,8 @@ class ProgramError(UserError):
 
 @dataclass(frozen=True)
 class Program:
-    """An exported program: its files, the choices it was exported with, the special ids it produces, its dtype, and the
-    number of rows of its position tables."""
+    """An exported program: its files, the choices it was exported with, the special ids it produces, its dtype, the
+    number of rows of its position tables, and its format, "paddle" or "onnx"."""
 
     directory: Path
     prefix: str
@@ -47,16 +32,22 @@ class Program:
     special_ids: SpecialIds
     dtype: str
     positions: int
+    format: str = "paddle"
+
+    @property
+    def files(self):
+        """Paths of the program and of its weights."""
+        return [self.directory / f"{self.prefix}{suffix}" for suffix in FILES[self.format]]
 
     @property
     def model_file(self):
         """Path of the program."""
-        return self.directory / f"{self.prefix}.pdmodel"
+        return self.files[0]
 
     @property
     def params_file(self):
         """Path of its weights."""
-        return self.directory / f"{self.prefix}.pdiparams"
+        return self.files[1]
 
 
 def config_path(directory, prefix):
@@ -73,155 +64,48 @@ def describe(directory, prefix):
     """The Program in a directory. Raises ProgramError, or DamageError if it is not as it was exported."""
     path = config_path(directory, prefix)
     manifest.verify(directory, name=manifest_name(prefix))
-    needed = [path, *(Path(directory) / f"{prefix}{suffix}" for suffix in (".pdmodel", ".pdiparams"))]
-    for file in needed:
-        if not file.is_file():
-            raise ProgramError(
-                f"{file}: no such file; export_generation_model.py --output_path {path.parent / prefix} writes it"
-            )
+    check_is_there(path, path.parent / prefix)
     try:
         config, special_ids, facts = generation_config.load(path)
-        return Program(Path(directory), prefix, config, special_ids, facts["dtype"], facts["positions"])
+        kind = facts.get("format", "paddle")
+        described = Program(Path(directory), prefix, config, special_ids, facts["dtype"], facts["positions"], kind)
+        files = described.files
     except (ValueError, TypeError, KeyError) as error:
         raise ProgramError(f"{path}: not the description of an exported program ({error})") from None
+    for file in files:
+        check_is_there(file, path.parent / prefix)
+    return described
 
 
-def save(model, tokenizer, config, directory, prefix, dtype="float32"):
+def check_is_there(file, program):
+    """Raise ProgramError unless a file of a program is there."""
+    if not file.is_file():
+        raise ProgramError(f"{file}: no such file; export_generation_model.py --output_path {program} writes it")
+
+
+def save(model, tokenizer, config, directory, prefix, dtype="float32", format="paddle"):
     """Export a model with its search loop, and the tokenizer beside it; see write(). What is there with the same prefix
     is replaced, each file whole, and a manifest says what belongs together."""
     with replaced_files(directory, {}, manifest_name(prefix)) as workshop:
-        write(model, SpecialIds.of(tokenizer, model.config.vocab_size), config, workshop, prefix, dtype)
+        write(model, SpecialIds.of(tokenizer, model.config.vocab_size), config, workshop, prefix, dtype, format)
         tokenizer.save(workshop)
 
 
-def write(model, special_ids, config, directory, prefix, dtype="float32"):
-    """Write a model with its search loop as a program, and its description.
+def write(model, special_ids, config, directory, prefix, dtype="float32", format="paddle"):
+    """Write a model as a program, and its description.
 
-    model: modeling.GLMForConditionalGeneration, float32. config: GenerationConfig; its structure is fixed in the
-    program, the rest becomes the defaults of the program's inputs. dtype: of the stored weights. float16 halves the
-    file, int8 (matrices alone) quarters it; the program computes in float32, for CPU has no kernels for them. The model
-    is used up: it holds the stored weights afterwards.
+    model: modeling.GLMForConditionalGeneration, float32; it is used up. config: GenerationConfig; what of it a program
+    fixes stays, the rest becomes a default. dtype: of the stored weights, see static_program.write() and
+    onnx_program.write(). format: one of FILES.
     """
-    import paddle
-
-    from decoding import Decoder
+    import onnx_program
+    import static_program
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    # Names decide on the order of weights in the file: fresh ones, so that the same model always gives the same bytes.
-    with paddle.utils.unique_name.guard("program_"):
-        decoder = Decoder(model, config, special_ids)
-        # The decoder's head is the transposed word embeddings: the program looks words up in it and stores it alone.
-        model.glm.word_embeddings = embedding_of_columns(decoder.head)
-        if dtype != "float32":
-            decoder = with_stored_dtype(decoder, dtype)
-        decoder.eval()
-        specs = {}
-        for name in generation_config.input_names(config):
-            shape, input_dtype = INPUTS[name]
-            specs[name] = paddle.static.InputSpec(shape, input_dtype, name=name)
-        if "noise" in specs:
-            specs["noise"].shape = (-1, generation_config.draws(config), -1)
-        static = paddle.jit.to_static(decoder, input_spec=[specs], full_graph=True)
-        paddle.jit.save(static, str(directory / prefix))
-    facts = {"dtype": dtype, "positions": model.config.max_sequence_length + 1}
+    facts = {"dtype": dtype, "positions": model.config.max_sequence_length + 1, "format": format}
+    if format == "onnx":
+        onnx_program.write(model, directory / f"{prefix}.onnx", dtype)
+    else:
+        static_program.write(model, special_ids, config, directory / prefix, dtype)
     generation_config.save(config_path(directory, prefix), config, special_ids, **facts)
-
-
-def embedding_of_columns(table):
-    """A layer from ids [prompts, n] int64 to the columns of a parameter [hidden, vocab] that they number: [prompts, n,
-    hidden]."""
-    import paddle
-
-    class EmbeddingOfColumns(paddle.nn.Layer):
-        """Columns of a parameter that belongs to another layer."""
-
-        def __init__(self):
-            super().__init__()
-            self.add_parameter("weight", table)
-
-        def forward(self, ids):
-            """[prompts, n, hidden] of ids [prompts, n]."""
-            columns = paddle.index_select(self.weight, ids.flatten(), axis=1)
-            return columns.t().reshape([paddle.shape(ids)[0], ids.shape[1], table.shape[0]])
-
-    return EmbeddingOfColumns()
-
-
-def with_stored_dtype(decoder, dtype):
-    """A layer that does what a Decoder does and stores its weights in another dtype; its program begins with casting
-    them to float32."""
-    import paddle
-    from paddle.base.framework import EagerParamBase
-
-    def frozen(tensor):
-        return EagerParamBase.from_tensor(tensor, trainable=False)
-
-    stored, scales = {}, {}
-    for _, parameter in parameter_slots(decoder):
-        if dtype != "int8":
-            stored[parameter.name] = frozen(parameter.astype(dtype))
-        elif parameter.ndim == 2:
-            stored[parameter.name], scales[parameter.name] = map(frozen, quantized(parameter))
-    for (layer, name), parameter in parameter_slots(decoder):
-        layer._parameters[name] = stored.get(parameter.name, parameter)
-
-    class CastingDecoder(paddle.nn.Layer):
-        """A Decoder that computes with float32 copies of its weights."""
-
-        def __init__(self):
-            super().__init__()
-            self.decoder = decoder
-            for number, scale in enumerate(scales.values()):
-                self.add_parameter(f"scale{number}", scale)
-
-        def forward(self, inputs):
-            """As Decoder.forward."""
-            return self.cast_and_decode(inputs)
-
-        @paddle.jit.not_to_static
-        def cast_and_decode(self, inputs):
-            """decode() while every parameter is shadowed by its float32 copy."""
-            slots = parameter_slots(self.decoder)
-            copies = {parameter.name: paddle.cast(parameter, "float32") for parameter in stored.values()}
-            for name, scale in scales.items():
-                whole = copies[stored[name].name] - float(ZERO)
-                copies[stored[name].name] = paddle.multiply(whole, scale)
-            with shadowed({slot: copies[parameter.name] for slot, parameter in slots if parameter.name in copies}):
-                return self.decoder.decode(inputs)
-
-    return CastingDecoder()
-
-
-def quantized(matrix):
-    """(uint8 [rows, columns], float32 [columns]) of a matrix [rows, columns], which is nearly (the first - 128) * the
-    second: whole numbers from -127 to 127, and for each column a scale, its largest number over 127. (paddle's programs
-    cast uint8 and not int8.)"""
-    import paddle
-
-    scale = matrix.abs().max(axis=0) / 127
-    # Not by ==, to which paddle has numbers below 1e-8 be zero.
-    scale = paddle.where(scale > 0, scale, paddle.ones_like(scale))
-    return ((matrix / scale).round() + ZERO).astype("uint8"), scale
-
-
-def parameter_slots(layer):
-    """[((layer, attribute name), parameter)] of all parameters of a layer and those below it."""
-    return [
-        ((owner, name), parameter)
-        for owner in layer.sublayers(include_self=True)
-        for name, parameter in owner._parameters.items()
-        if parameter is not None
-    ]
-
-
-@contextmanager
-def shadowed(values):
-    """While this lasts, attributes of layers, given as {(layer, name): value}, have other values."""
-    for (layer, name), value in values.items():
-        layer.__dict__[name] = value
-    try:
-        yield
-    finally:
-        for layer, name in values:
-            del layer.__dict__[name]

@@ -1,6 +1,7 @@
-"""C++ runtimes that run an exported program: FastDeploy and Paddle Inference, behind one call.
+"""What runs an exported program: FastDeploy, Paddle Inference, onnxruntime, behind one call.
 
-Only one of them can live in a process: both bring Paddle's C++ library, in different versions, and crash together.
+Only one of the first two can live in a process: both bring Paddle's C++ library, in different versions, and crash
+together.
 """
 
 import importlib.util
@@ -20,19 +21,40 @@ def open_program(program, runtime="auto", device="cpu", backend="paddle"):
     """A function feeds → [ids [batch, texts, new]], with scores [batch, texts] after them if it gives any, that runs a
     program.Program.
 
-    runtime: "auto" takes FastDeploy where it is installed, else Paddle Inference. device: "cpu" or "gpu".
+    runtime: "auto" takes onnxruntime for ONNX programs; of the others FastDeploy where it is installed, else Paddle
+    Inference. device: "cpu" or "gpu".
     backend: "paddle" for Paddle's own kernels, "onednn" for oneDNN's. Raises ProgramError.
     """
     if runtime == "auto":
-        runtime = "fastdeploy" if importlib.util.find_spec("fastdeploy") else "paddle"
-    if runtime == "fastdeploy" and backend == "onednn":
-        raise ProgramError("--backend onednn gives other texts in FastDeploy 1.0.7; use it with --runtime paddle")
+        runtime = next(name for name in RUNNERS if can_run(name, program))
+    check_combination(program, runtime, device, backend)
+    opened = RUNNERS[runtime](program, device, backend)
+    # Not on stdout, where answers may go.
+    kernels = "" if runtime == "onnx" else f", backend: {backend}"
+    print(f"runtime: {opened.name}, device: {device}{kernels}", file=sys.stderr, flush=True)
+    return opened.run
+
+
+def can_run(runtime, program):
+    """Whether a runtime is here and reads a program's format."""
+    if (runtime == "onnx") != (program.format == "onnx"):
+        return False
+    return runtime != "fastdeploy" or importlib.util.find_spec("fastdeploy") is not None
+
+
+def check_combination(program, runtime, device, backend):
+    """Raise ProgramError where a program, a runtime, a device and a backend do not go together."""
+    if runtime != "onnx" and program.format == "onnx":
+        raise ProgramError(f"--runtime {runtime}: {program.model_file} is an ONNX program; leave --runtime out")
+    if runtime == "onnx" and program.format != "onnx":
+        raise ProgramError(f"--runtime onnx: {program.model_file} is none; export it with --format onnx")
+    if runtime == "onnx" and device == "gpu":
+        raise ProgramError("--device gpu: ONNX programs run on CPU only; export without --format onnx")
+    if runtime != "paddle" and backend == "onednn":
+        reason = "gives other texts in FastDeploy 1.0.7" if runtime == "fastdeploy" else "is for Paddle's programs"
+        raise ProgramError(f"--backend onednn {reason}; use it with --runtime paddle")
     if backend == "onednn" and device == "gpu":
         raise ProgramError("--backend onednn runs on CPU only; leave it out with --device gpu")
-    opened = (FastDeployRunner if runtime == "fastdeploy" else PaddleRunner)(program, device, backend)
-    # Not on stdout, where answers may go.
-    print(f"runtime: {opened.name}, device: {device}, backend: {backend}", file=sys.stderr, flush=True)
-    return opened.run
 
 
 def threads():
@@ -101,3 +123,24 @@ class PaddleRunner:
             self.predictor.get_input_handle(name).copy_from_cpu(array)
         self.predictor.run()
         return [self.predictor.get_output_handle(name).copy_to_cpu() for name in self.predictor.get_output_names()]
+
+
+class OnnxRunner:
+    """Runs an ONNX program by onnxruntime, and its search by Paddle."""
+
+    def __init__(self, program, device, backend):
+        import onnxruntime
+
+        from onnx_decoder import OnnxDecoder
+
+        self.decoder = OnnxDecoder(program.model_file, threads(), program.config, program.special_ids)
+        self.name = f"onnxruntime {onnxruntime.__version__}"
+
+    def run(self, feeds):
+        """What the program gives for arrays by input name."""
+        from decoding import decoded
+
+        return decoded(self.decoder, feeds)
+
+
+RUNNERS = {"onnx": OnnxRunner, "fastdeploy": FastDeployRunner, "paddle": PaddleRunner}
