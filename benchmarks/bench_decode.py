@@ -3,7 +3,8 @@
     python benchmarks/bench_decode.py --json
 
 A model of 6 layers, hidden size 512, 8 heads, vocabulary 50048 and random weights decodes 2 prompts to 160 new tokens
-by greedy search and with 5 beams. All sides have the same weights, threads and environment, each in a process of its
+by greedy search and with 5 beams. Exported it is run by Paddle Inference, FastDeploy and, with float32 and with 8-bit
+weights, onnxruntime. All sides have the same weights, threads and environment, each in a process of its
 own, and take turns; so does copying memory, whose speed bounds a step. Stock paddlenlp is timed on fewer tokens
 (--stock_tokens): its time for 160 is that of the first plus 159 times that of a later one, which flatters it, since its
 steps grow slower with every token.
@@ -17,11 +18,21 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import argparse
 import importlib.util
-import statistics
 from contextlib import ExitStack
 
 import numpy as np
-from measuring import Worker, alternated, array_copier, machine, parser, prepared_directory, report, seconds, serve
+from measuring import (
+    Figure,
+    Worker,
+    alternated,
+    array_copier,
+    machine,
+    parser,
+    prepared_directory,
+    report,
+    seconds,
+    serve,
+)
 from safetensors.numpy import save_file
 
 import checkpoint
@@ -35,6 +46,30 @@ SMALL = {"num_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "vocab_s
 LARGE = {"num_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "vocab_size": 50048}
 BATCH, NEW, BEAMS, SOURCES = 2, 160, 5, (64, 257, 608)
 SPECIAL = SpecialIds(sop=50006, eop=50007, pad=50000, banned=(50000, 50002, 50006, 50009))
+
+ONNX = {"onnx": "float32", "onnx_int8": "int8"}
+REPORT = """
+Milliseconds a token of each prompt's text:
+
+| Side | greedy 64 | 257 | 608 | 5 beams 64 | 257 | 608 |
+|---|---|---|---|---|---|---|
+{TIMES}
+
+| Key | Figure |
+|---|---|
+{KEYS}
+| peak memory in MiB with 5 beams at 608: stock | {beam5_608_stock_peak_mib} |
+| ours in Python, exported | {beam5_608_eager_peak_mib}, {beam5_608_exported_peak_mib} |
+| ONNX, ONNX with int8 | {beam5_608_onnx_peak_mib}, {beam5_608_onnx_int8_peak_mib} |
+"""
+TITLES = {
+    "stock": "stock paddlenlp",
+    "eager": "ours, in Python",
+    "exported": "ours, exported, Paddle Inference",
+    "fastdeploy": "ours, exported, FastDeploy",
+    "onnx": "ours, ONNX, onnxruntime",
+    "onnx_int8": "ours, ONNX with `--dtype int8`, onnxruntime",
+}
 
 
 def decoding(beams, new):
@@ -66,7 +101,10 @@ def prepare(directory, shape=SMALL):
     """Write a model of a shape, and the programs exported from it."""
     save_model(directory, shape)
     for beams in (1, BEAMS):
-        program.write(checkpoint.load_model(directory), SPECIAL, decoding(beams, NEW), directory, f"beams{beams}")
+        config = decoding(beams, NEW)
+        program.write(checkpoint.load_model(directory), SPECIAL, config, directory, f"beams{beams}")
+        for side, dtype in ONNX.items():
+            program.write(checkpoint.load_model(directory), SPECIAL, config, directory, f"{side}{beams}", dtype, "onnx")
 
 
 def stock_side(directory, beams):
@@ -112,10 +150,10 @@ def eager_side(directory, beams):
     return lambda source, beams, new: run(decoders[beams], random_prompts(source), decoding(beams, new))
 
 
-def exported_side(directory, beams, runtime_name):
+def exported_side(directory, beams, runtime_name, prefix="beams"):
     """A function that decodes by exported programs, with one of the numbers of `beams`."""
     opened = {
-        count: runners.open_program(program.describe(directory, f"beams{count}"), runtime_name) for count in beams
+        count: runners.open_program(program.describe(directory, f"{prefix}{count}"), runtime_name) for count in beams
     }
     return lambda source, beams, new: opened[beams](
         generation_config.feeds(random_prompts(source), decoding(beams, new))
@@ -127,6 +165,8 @@ SIDES = {
     "eager": eager_side,
     "exported": lambda directory, beams: exported_side(directory, beams, "paddle"),
     "fastdeploy": lambda directory, beams: exported_side(directory, beams, "fastdeploy"),
+    "onnx": lambda directory, beams: exported_side(directory, beams, "onnx", "onnx"),
+    "onnx_int8": lambda directory, beams: exported_side(directory, beams, "onnx", "onnx_int8"),
 }
 
 
@@ -168,9 +208,10 @@ def bytes_of_a_step(source):
 
 
 def summary(times, stock_tokens):
-    """The figures of the report from median seconds by (side, (source, beams, new)), and for copying a byte by ("copy",
-    number)."""
-    bandwidth = 1 / statistics.median(times.pop(("copy", number)) for number in range(5))
+    """The figures of the report from seconds [repeats] by (side, (source, beams, new)), and for copying a byte by
+    ("copy", number). Ratios are of the times of one repeat."""
+    bandwidth = 1 / np.median([times.pop(("copy", number)) for number in range(5)], axis=0)
+    sides = [side for side in TITLES if any(key[0] == side for key in times)]
 
     def milliseconds_a_token(side, source, beams):
         most = stock_tokens if side == "stock" else NEW
@@ -181,37 +222,44 @@ def summary(times, stock_tokens):
             return times[side, (source, beams, NEW)]
         return times[side, (source, beams, 2)] + (NEW - 2) * milliseconds_a_token(side, source, beams) / 1e3
 
-    results = {}
-    for side in sorted({side for side, _ in times}):
-        for beams in (1, BEAMS):
-            for source in SOURCES:
-                name = f"{side}_{'greedy' if beams == 1 else f'beam{beams}'}_{source}"
-                results[f"{name}_ms_a_token"] = round(milliseconds_a_token(side, source, beams), 2)
-                results[f"{name}_tokens_per_second"] = round(BATCH * NEW / total(side, source, beams), 1)
-
     def ratio(slow, fast, source, beams):
-        return round(total(slow, source, beams) / total(fast, source, beams), 2)
+        return Figure(total(slow, source, beams) / total(fast, source, beams), 2)
 
-    for source in SOURCES:
-        ideal = bytes_of_a_step(source) / bandwidth * 1e3
-        for side in ("eager", "exported"):
-            results[f"{side}_greedy_{source}_bandwidth_share"] = round(ideal / milliseconds_a_token(side, source, 1), 3)
-    results["copy_bandwidth_gb"] = round(bandwidth / 1e9, 1)
+    results = {}
+    for side in sides:
+        for beams, source in ((beams, source) for beams in (1, BEAMS) for source in SOURCES):
+            name = f"{side}_{'greedy' if beams == 1 else f'beam{beams}'}_{source}"
+            results[f"{name}_ms_a_token"] = Figure(milliseconds_a_token(side, source, beams), 1)
+            results[f"{name}_tokens_per_second"] = Figure(BATCH * NEW / total(side, source, beams), 1)
+    results["copy_bandwidth_gb"] = Figure(bandwidth / 1e9, 1)
+    ideal = bytes_of_a_step(608) / bandwidth * 1e3
+    results["bandwidth_share"] = Figure(ideal / milliseconds_a_token("eager", 608, 1), 3)
     results["greedy_64_vs_stock"] = ratio("stock", "eager", 64, 1)
     results["greedy_608_vs_stock"] = ratio("stock", "eager", 608, 1)
     results["beam5_608_vs_stock"] = ratio("stock", "eager", 608, BEAMS)
-    sides = {side for side, _ in times}
-    for side in sides & {"exported", "fastdeploy"}:
-        results[f"{side}_vs_eager_beam5"] = ratio("eager", side, 608, BEAMS)
-        results[f"{side}_vs_eager"] = ratio("eager", side, 608, 1)
-    results["bandwidth_share"] = results["eager_greedy_608_bandwidth_share"]
+    for side in sides:
+        if side not in ("stock", "eager"):
+            results[f"{side}_vs_eager"] = ratio("eager", side, 608, 1)
+            results[f"{side}_vs_eager_beam5"] = ratio("eager", side, 608, BEAMS)
     return results
+
+
+def tables(results):
+    """REPORT with a row for each side and for each key."""
+    columns = [f"{search}_{source}" for search in ("greedy", f"beam{BEAMS}") for source in SOURCES]
+    rows = [
+        f"| {title} | " + " | ".join(f"{{{side}_{column}_ms_a_token}}" for column in columns) + " |"
+        for side, title in TITLES.items()
+    ]
+    keys = [name for name in results if "_vs_" in name or "bandwidth" in name]
+    keys = [f"| `{name}` | {{{name}}} |" for name in keys]
+    return REPORT.replace("{TIMES}", "\n".join(rows)).replace("{KEYS}", "\n".join(keys))
 
 
 def peak_memory(directory):
     """Peak memory in MiB of a process that decodes with beams once, prompts of 608: stock 4 tokens, ours all."""
     results = {}
-    for side, new in (("stock", 4), ("eager", NEW), ("exported", NEW)):
+    for side, new in (("stock", 4), ("eager", NEW), ("exported", NEW), ("onnx", NEW), ("onnx_int8", NEW)):
         with Worker(__file__, side, "--directory", directory, "--beams", BEAMS) as worker:
             answer = worker.ask(source=608, beams=BEAMS, new=new)
         results[f"beam5_608_{side}_peak_mib"] = round(answer["peak_mib"])
@@ -235,7 +283,7 @@ def main():
             }
             times = alternated(workers, requests, arguments.repeats)
         results = {**peak_memory(directory), **summary(times, arguments.stock_tokens)}
-    return report(results, arguments.json)
+    return report(results, arguments, __file__, tables(results))
 
 
 if __name__ == "__main__":

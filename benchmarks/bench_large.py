@@ -12,12 +12,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
-import statistics
-
-from bench_decode import BATCH, BEAMS, LARGE, SIDES, available, prepare
-from measuring import Worker, machine, parser, prepared_directory, report, seconds, serve
+from bench_decode import BATCH, BEAMS, LARGE, SIDES, TITLES, available, prepare
+from measuring import Figure, Worker, machine, parser, prepared_directory, report, seconds, serve
 
 SOURCE, NEW = 257, 64
+MEASURED = [side for side in TITLES if side != "stock"]
+COLUMNS = [f"{search}_{what}" for search in ("greedy", f"beam{BEAMS}") for what in ("tokens_per_second", "peak_mib")]
+ROWS = [
+    f"| {TITLES[side]} | {{{side}_greedy_load_seconds}} | "
+    + " | ".join(f"{{{side}_{column}}}" for column in COLUMNS)
+    + " |"
+    for side in MEASURED
+]
+REPORT = """
+| Side | seconds to load | greedy, tokens a second | peak, MiB | 5 beams, tokens a second | peak, MiB |
+|---|---|---|---|---|---|
+""" + "\n".join(ROWS)
 
 
 def work(side, directory):
@@ -41,8 +51,8 @@ def measure(side, beams, directory, repeats):
         loaded = worker.ask(load=beams)
         times = [worker.ask(source=SOURCE, beams=beams, new=NEW) for _ in range(repeats + 1)]
     return {
-        f"{name}_load_seconds": round(loaded["seconds"], 2),
-        f"{name}_tokens_per_second": round(BATCH * NEW / statistics.median(t["seconds"] for t in times[1:]), 1),
+        f"{name}_load_seconds": Figure(loaded["seconds"], 2),
+        f"{name}_tokens_per_second": Figure([BATCH * NEW / one["seconds"] for one in times[1:]], 1),
         f"{name}_peak_mib": round(times[-1]["peak_mib"]),
     }
 
@@ -57,9 +67,9 @@ def main():
     with prepared_directory(__file__) as directory:
         results["weights_mib"] = round(Path(directory, "model.safetensors").stat().st_size / 2**20)
         for beams in (1, BEAMS):
-            for side in available("eager", "exported", "fastdeploy"):
+            for side in available(*MEASURED):
                 results.update(measure(side, beams, directory, arguments.repeats))
-    return report(results, arguments.json)
+    return report(results, arguments, __file__, REPORT)
 
 
 if __name__ == "__main__":

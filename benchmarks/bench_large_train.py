@@ -14,12 +14,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
-import statistics
 from contextlib import ExitStack
 
+import numpy as np
 from bench_decode import LARGE, save_model
 from bench_train import lengths, our_side, row
-from measuring import Worker, machine, parser, prepared_directory, report, seconds, serve
+from measuring import Figure, Worker, machine, parser, prepared_directory, report, seconds, serve
 
 import checkpoint
 import memory
@@ -35,6 +35,29 @@ GROUPS = [
     *(("longest", (side,)) for side in ("full", "full_recompute", "lora_all", "lora_all_recompute")),
 ]
 TARGETS = {"lora": ("query_key_value",), "lora_all": ("all",)}
+ROWS = {"typical": "as DuReaderQG's", "longest": "608 + 160 tokens"}
+TRAINED = {"full": "all", "lora": "LoRA, `query_key_value`", "lora_all": "LoRA, all"}
+REPORT = (
+    """
+| Rows | Trained | `--recompute` | seconds a step | of all weights' | peak memory, GiB | estimate of `--dry_run` |
+|---|---|---|---|---|---|---|
+"""
+    + "\n".join(
+        f"| {ROWS[batch]} | {TRAINED[side.removesuffix('_recompute')]} | "
+        f"{'yes' if side.endswith('_recompute') else 'no'} | {{{batch}_{side}_seconds}} | "
+        + ("" if side == sides[0] else f"{{{batch}_{side}_time_vs_{sides[0]}}}")
+        + f" | {{{batch}_{side}_peak_gib}} | {{{batch}_{side}_estimated_gib}} |"
+        for batch, sides in GROUPS
+        for side in sides
+    )
+    + """
+
+| Size of the adapter, of its base's, both float32 | Figure |
+|---|---|
+| `lora_size_vs_base` | {lora_size_vs_base} |
+| `lora_all_size_vs_base` | {lora_all_size_vs_base} |
+"""
+)
 
 
 def adapter_of(side):
@@ -58,7 +81,7 @@ def work(side, directory):
 
 
 def measured(batch, sides, directory):
-    """{side: (median seconds of a step, peak GiB)}; the sides take turns."""
+    """{side: (seconds of its steps but the first two, an array; peak GiB)}; the sides take turns."""
     answers = {side: [] for side in sides}
     with ExitStack() as stack:
         workers = {side: stack.enter_context(Worker(__file__, side, "--directory", directory)) for side in sides}
@@ -66,7 +89,7 @@ def measured(batch, sides, directory):
             for side, worker in workers.items():
                 answers[side].append(worker.ask(batch=batch, number=number))
     return {
-        side: (statistics.median(answer["seconds"] for answer in of_side[2:]), of_side[-1]["peak_mib"] / 1024)
+        side: (np.array([answer["seconds"] for answer in of_side[2:]]), of_side[-1]["peak_mib"] / 1024)
         for side, of_side in answers.items()
     }
 
@@ -101,14 +124,16 @@ def main():
             times = measured(batch, sides, directory)
             for side, (taken, peak) in times.items():
                 trained = numbers_of_adapter(config, adapter_of(side))
-                results[f"{batch}_{side}_seconds"] = round(taken, 2)
-                results[f"{batch}_{side}_peak_gib"] = round(peak, 2)
-                results[f"{batch}_{side}_estimated_gib"] = round(estimated(batch, side, config, parameters, trained), 2)
+                results[f"{batch}_{side}_seconds"] = Figure(taken, 2)
+                results[f"{batch}_{side}_peak_gib"] = Figure(peak, 2)
+                results[f"{batch}_{side}_estimated_gib"] = Figure(
+                    estimated(batch, side, config, parameters, trained), 2
+                )
                 if side != sides[0]:
-                    results[f"{batch}_{side}_time_vs_{sides[0]}"] = round(taken / times[sides[0]][0], 3)
+                    results[f"{batch}_{side}_time_vs_{sides[0]}"] = Figure(taken / times[sides[0]][0], 2)
                 if trained:
                     results[f"{side.removesuffix('_recompute')}_size_vs_base"] = round(trained / parameters, 5)
-    return report(results, arguments.json)
+    return report(results, arguments, __file__, REPORT)
 
 
 if __name__ == "__main__":

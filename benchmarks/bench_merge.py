@@ -14,12 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import shutil
-import statistics
 import subprocess
 import tempfile
 
 import numpy as np
-from measuring import machine, parser, report, seconds
+from measuring import Figure, machine, parser, report, seconds
 
 import builtin_model
 import checkpoint
@@ -30,6 +29,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SHAPE = {"num_layers": 28, "hidden_size": 1024, "num_attention_heads": 16, "vocab_size": 50048}
 DEGREE = 4
 OWN = 200e6
+REPORT = """
+| Key | Figure |
+|---|---|
+| model, GB | {model_gb} |
+| its largest weight, MB | {largest_weight_mb} |
+| `merge_peak_mib`, of which the interpreter has | {merge_peak_mib}, {interpreter_peak_mib} |
+| `merge_peak_over_largest` | {merge_peak_over_largest} |
+| `merge_seconds`, `cp_seconds` | {merge_seconds}, {cp_seconds} |
+| `merge_time_vs_cp` | {merge_time_vs_cp} |
+"""
 
 
 def make_model(directory):
@@ -77,19 +86,21 @@ def main():
             shutil.rmtree(target)
             merge_times.append(run(sys.executable, ROOT / "checkpoint.py", "merge", shards, target))
             shutil.rmtree(target)
-    merge, copy = (statistics.median(times[1:]) for times in (merge_times, copy_times))
+    merge, copy = (np.array(times[1:]) for times in (merge_times, copy_times))
     return report(
         {
-            "model_bytes": sum(sizes.values()),
-            "largest_weight_bytes": max(sizes.values()),
-            "interpreter_peak_mib": round(own / 2**20, 1),
-            "merge_peak_mib": round(peak / 2**20, 1),
-            "merge_peak_over_largest": round((peak - own - OWN) / max(sizes.values()), 3),
-            "merge_seconds": round(merge, 2),
-            "cp_seconds": round(copy, 2),
-            "merge_time_vs_cp": round(merge / copy, 2),
+            "model_gb": Figure(sum(sizes.values()) / 1e9, 2),
+            "largest_weight_mb": Figure(max(sizes.values()) / 1e6),
+            "interpreter_peak_mib": Figure(own / 2**20),
+            "merge_peak_mib": Figure(peak / 2**20),
+            "merge_peak_over_largest": Figure((peak - own - OWN) / max(sizes.values()), 2),
+            "merge_seconds": Figure(merge, 2),
+            "cp_seconds": Figure(copy, 2),
+            "merge_time_vs_cp": Figure(merge / copy, 2),
         },
-        arguments.json,
+        arguments,
+        __file__,
+        REPORT,
     )
 
 

@@ -26,13 +26,25 @@ import time
 import numpy as np
 from bench_decode import SMALL, SPECIAL, decoding, random_prompts, save_model
 from bench_train import SOP, lengths, optimizer_of, row
-from measuring import machine, parser, peak_mib, report
+from measuring import Figure, machine, parser, peak_mib, report
 
 from hub import Hub
 
 STEPS, NEW = 6, 32
 RANKS = 2
 MARK = "measured: "
+REPORT = """
+| Side | seconds a step | of one process's | exchanged a step | peak memory of a rank, MiB | decoding, ms a token |
+|---|---|---|---|---|---|
+| one process | {one_step_seconds} | | | {one_peak_mib} | {one_decoding_ms_a_token} |
+| 2 tensor-parallel ranks | {tensor_step_seconds} | {tensor_step_vs_one} | {tensor_exchanges_a_step} exchanges, {tensor_exchanged_mib_a_step} MiB | {tensor_peak_mib} | {tensor_decoding_ms_a_token} |
+| 2 data-parallel ranks, each decoding all prompts | {data_step_seconds} | {data_step_vs_one} | {data_exchanges_a_step} exchanges, {data_exchanged_mib_a_step} MiB | {data_peak_mib} | {data_decoding_ms_a_token} |
+
+| Key | Figure |
+|---|---|
+| `tensor_decoding_vs_one` | {tensor_decoding_vs_one} |
+| `gathering_share` | {gathering_share} |
+"""  # noqa: E501
 SIDE, DIRECTORY = "BENCH_PARALLEL_SIDE", "BENCH_PARALLEL_DIRECTORY"
 
 
@@ -138,23 +150,23 @@ def main():
         for _ in range(arguments.repeats):
             for side, found in of_sides.items():
                 found.append(measured(side, directory))
-    medians = {
-        side: {name: statistics.median(figures[name] for figures in found) for name in found[0]}
+    arrays = {
+        side: {name: np.array([figures[name] for figures in found]) for name in found[0]}
         for side, found in of_sides.items()
     }
-    of_one = medians["one"]
-    for side, median in medians.items():
-        results[f"{side}_step_seconds"] = round(median["seconds"], 3)
-        results[f"{side}_decoding_ms_a_token"] = round(1000 * median["decoding"] / NEW, 2)
-        results[f"{side}_peak_mib"] = round(median["peak_mib"])
+    of_one = arrays["one"]
+    for side, values in arrays.items():
+        results[f"{side}_step_seconds"] = Figure(values["seconds"], 3)
+        results[f"{side}_decoding_ms_a_token"] = Figure(1000 * values["decoding"] / NEW, 1)
+        results[f"{side}_peak_mib"] = Figure(values["peak_mib"])
         if side != "one":
-            results[f"{side}_step_vs_one"] = round(median["seconds"] / of_one["seconds"], 3)
-            results[f"{side}_exchanges_a_step"] = median["exchanges"]
-            results[f"{side}_exchanged_mib_a_step"] = round(median["exchanged"] / 2**20, 1)
+            results[f"{side}_step_vs_one"] = Figure(values["seconds"] / of_one["seconds"], 2)
+            results[f"{side}_exchanges_a_step"] = Figure(values["exchanges"])
+            results[f"{side}_exchanged_mib_a_step"] = Figure(values["exchanged"] / 2**20, 1)
         if side == "tensor":
-            results["tensor_decoding_vs_one"] = round(median["decoding"] / of_one["decoding"], 3)
-            results["gathering_share"] = round(median["gathering"] / median["decoding"], 3)
-    return report(results, arguments.json)
+            results["tensor_decoding_vs_one"] = Figure(values["decoding"] / of_one["decoding"], 2)
+            results["gathering_share"] = Figure(values["gathering"] / values["decoding"], 3)
+    return report(results, arguments, __file__, REPORT)
 
 
 if __name__ == "__main__":

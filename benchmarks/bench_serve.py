@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import json
-import statistics
 import subprocess
 import time
 import urllib.error
@@ -23,11 +22,22 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from measuring import machine, parser, prepared_directory, report, seconds, serve
+import numpy as np
+from measuring import Figure, machine, parser, prepared_directory, report, seconds, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 DEV = ROOT / "demo" / "qg" / "dev.json"
 NEW = 32
+REPORT = """
+| Key | Figure |
+|---|---|
+| `one_at_a_time_requests_per_second` | {one_at_a_time_requests_per_second} |
+| `one_at_a_time_ms_a_request` | {one_at_a_time_ms_a_request} |
+| `at_once_requests_per_second` | {at_once_requests_per_second} |
+| `at_once_tokens_per_second` | {at_once_tokens_per_second} |
+| `batches_at_once`: the request that comes first, then what has come meanwhile | {batches_at_once} |
+| `at_once_vs_one_at_a_time` | {at_once_vs_one_at_a_time} |
+"""
 
 
 def prepare(directory):
@@ -101,14 +111,14 @@ def compare(url, prompts, repeats):
         together.append(seconds(at_once))
         batches.append(batches_of(url) - before)
         assert answers["alone"] == answers["together"]
-    one, many = statistics.median(alone[1:]), statistics.median(together[1:])
+    one, many = np.array(alone[1:]), np.array(together[1:])
     return {
-        "one_at_a_time_requests_per_second": round(len(prompts) / one, 2),
-        "at_once_requests_per_second": round(len(prompts) / many, 2),
-        "at_once_tokens_per_second": round(len(prompts) * NEW / many),
-        "one_at_a_time_ms_a_request": round(1000 * one / len(prompts), 1),
-        "batches_at_once": statistics.median(batches[1:]),
-        "at_once_vs_one_at_a_time": round(one / many, 2),
+        "one_at_a_time_requests_per_second": Figure(len(prompts) / one, 2),
+        "at_once_requests_per_second": Figure(len(prompts) / many, 2),
+        "at_once_tokens_per_second": Figure(len(prompts) * NEW / many),
+        "one_at_a_time_ms_a_request": Figure(1000 * one / len(prompts)),
+        "batches_at_once": Figure(batches[1:]),
+        "at_once_vs_one_at_a_time": Figure(one / many, 2),
     }
 
 
@@ -121,7 +131,8 @@ def main():
         return serve(lambda: prepare(arguments.directory) or {})
     print(machine())
     with prepared_directory(__file__) as directory, server(directory) as url:
-        return report(compare(url, read_prompts(arguments.requests), arguments.repeats), arguments.json)
+        results = compare(url, read_prompts(arguments.requests), arguments.repeats)
+    return report(results, arguments, __file__, REPORT)
 
 
 if __name__ == "__main__":

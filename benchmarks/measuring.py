@@ -1,19 +1,48 @@
-"""What all benchmarks share: workers to time side by side, the machine's limits, the report."""
+"""What all benchmarks share: workers to time side by side, the machine's limits, figures and where they are written.
+
+A benchmark's REPORT is Markdown with the names of its results in braces. With --write it takes the place of what stands
+between the benchmark's two marks in BENCHMARKS.md, under the date and the machine.
+"""
 
 import argparse
+import datetime
 import json
 import os
 import platform
+import re
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "BENCHMARKS.md"
+
+
+class Figure:
+    """What was measured several times: the median, and between which values it lay.
+
+    values: one number a repetition. digits: decimal places to show.
+    """
+
+    def __init__(self, values, digits=0):
+        values = np.asarray(values, dtype=float).reshape(-1)
+        self.median, self.low, self.high = np.median(values), values.min(), values.max()
+        self.digits = digits
+
+    def __str__(self):
+        median, low, high = (f"{value:.{self.digits}f}" for value in (self.median, self.low, self.high))
+        return median if low == high else f"{median} ({low}–{high})"
+
+    def as_json(self):
+        """The figure for --json."""
+        names = ("median", "low", "high")
+        return {name: round(float(getattr(self, name)), self.digits or None) for name in names}
 
 
 class Worker:
@@ -72,7 +101,7 @@ def seconds(action):
 
 
 def alternated(workers, requests, repeats):
-    """Median seconds by (side, name of the request): every repeat asks every worker for everything in turn.
+    """Seconds [repeats] by (side, name of the request): every repeat asks every worker for everything in turn.
 
     workers: {side: Worker}. requests: {side: {name: request}}. One round before the first warms up and is not counted.
     """
@@ -83,7 +112,7 @@ def alternated(workers, requests, repeats):
                 taken = worker.ask(**request)["seconds"]
                 if repeat >= 0:
                     times.setdefault((side, name), []).append(taken)
-    return {key: statistics.median(values) for key, values in times.items()}
+    return {key: np.array(values) for key, values in times.items()}
 
 
 def array_copier():
@@ -108,15 +137,44 @@ def parser(description):
     """Flags that all benchmarks have."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--json", action="store_true", help="print one JSON object with the results last")
-    result.add_argument("--repeats", type=int, default=3, help="medians are of this many (default: 3)")
+    result.add_argument("--write", action="store_true", help="write the figures into BENCHMARKS.md")
+    result.add_argument("--repeats", type=int, default=3, help="how often each is measured (default: 3)")
     result.add_argument("--worker", help=argparse.SUPPRESS)
     result.add_argument("--directory", help=argparse.SUPPRESS)
     return result
 
 
-def report(results, as_json):
-    """Print the results, a dict of figures, a line each; and as JSON if asked."""
+def report(results, arguments, script, template):
+    """Print the results, a dict of Figures and other values, a line each; and what else the flags ask for.
+
+    script: path of the benchmark. template: its REPORT.
+    """
     for name, value in results.items():
-        print(f"{name:32s} {value}")
-    if as_json:
-        print(json.dumps(results))
+        print(f"{name:40s} {value}")
+    if arguments.write:
+        when = f"Measured on {datetime.date.today()}: {machine()}."
+        text = DOCUMENT.read_text(encoding="utf8")
+        DOCUMENT.write_text(
+            replaced(text, Path(script).name, f"{when}\n\n{filled(template, results)}"), encoding="utf8"
+        )
+    if arguments.json:
+        print(json.dumps(results, default=Figure.as_json))
+
+
+def filled(template, results):
+    """A template with results in the place of their names; rows of tables of which one is missing are left out."""
+    lines = []
+    for line in template.strip().splitlines():
+        if all(name in results for name in re.findall(r"{(\w+)}", line)):
+            lines.append(line.format_map(results))
+    return "\n".join(lines)
+
+
+def replaced(text, script, report):
+    """A document in which `report` stands between the marks of a script. Raises ValueError if it has none."""
+    begin, end = f"<!-- figures: {script} -->\n", "\n<!-- end of figures -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"BENCHMARKS.md has no place for {script}: {begin.strip()} … {end.strip()}")
+    return f"{before}{begin}\n{report}\n{end}{after}"
