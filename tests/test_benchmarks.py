@@ -1,4 +1,4 @@
-"""What benchmarks write: figures from measurements, and BENCHMARKS.md from figures. Measuring itself is `make bench`."""
+"""What benchmarks write: figures from measurements, BENCHMARKS.md from figures. To measure, `make bench`."""
 
 import json
 import re
