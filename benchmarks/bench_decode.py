@@ -33,7 +33,7 @@ from measuring import (
     seconds,
     serve,
 )
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import checkpoint
 import generation_config
@@ -107,13 +107,21 @@ def prepare(directory, shape=SMALL):
             program.write(checkpoint.load_model(directory), SPECIAL, config, directory, f"{side}{beams}", dtype, "onnx")
 
 
+def stock_model(config, directory):
+    """paddlenlp's own model with the weights in a directory."""
+    from paddlenlp.transformers import GLMForConditionalGeneration
+
+    model = GLMForConditionalGeneration(config)
+    missing, unexpected = model.set_state_dict(load_file(Path(directory) / model_weights.SAFETENSORS))
+    assert not missing + unexpected
+    return model
+
+
 def stock_side(directory, beams):
     """A function that decodes by paddlenlp, with any number of beams."""
     import paddle
-    from paddlenlp.transformers import GLMForConditionalGeneration
 
-    model = GLMForConditionalGeneration(checkpoint.load_config(directory))
-    checkpoint.load_weights(model, directory)
+    model = stock_model(checkpoint.load_config(directory), directory)
     model.eval()
 
     def decode(source, beams, new):

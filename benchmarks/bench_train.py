@@ -22,7 +22,7 @@ import ctypes
 from contextlib import ExitStack
 
 import numpy as np
-from bench_decode import SMALL, save_model
+from bench_decode import SMALL, save_model, stock_model
 from measuring import Figure, Worker, alternated, machine, parser, prepared_directory, report, seconds, serve
 
 import checkpoint
@@ -100,10 +100,8 @@ def config_with_dropout(directory):
 def stock_side(directory, length):
     """A step by paddlenlp's model on rows of `length` tokens, 0 for the longest row's."""
     import paddle
-    from paddlenlp.transformers import GLMForConditionalGeneration
 
-    model = GLMForConditionalGeneration(config_with_dropout(directory))
-    checkpoint.load_weights(model, directory)
+    model = stock_model(config_with_dropout(directory), directory)
     model.train()
     optimizer = optimizer_of(model, paddle.nn.ClipGradByGlobalNorm(1.0))
 
