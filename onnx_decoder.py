@@ -1,11 +1,12 @@
 """An ONNX graph of onnx_program.py, run by onnxruntime, as the model of a search: OnnxDecoder.
 
-The search is search.py's own, eagerly. Keys and values go to onnxruntime as they lie in paddle's memory.
+The search is search.py's own, eagerly. Keys and values go from paddle to onnxruntime and back without copies.
 """
 
 import numpy as np
 import onnxruntime
 import paddle
+from paddle.utils.dlpack import from_dlpack
 
 from cpu_kernels import as_array
 from decoding import SearchLayer
@@ -20,13 +21,15 @@ class OnnxDecoder(SearchLayer):
     def __init__(self, path, threads, config, special_ids):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        shapes = {value.name: value.shape for value in self.session.get_inputs()}
+        # By default its threads wait by spinning, on the cores that paddle's threads need meanwhile.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+        super().__init__(config, special_ids, shapes["logits"][2])
+        self.session = session
         self.cached = [name.partition(".")[2] for name in shapes if name.startswith("settled.")]
         self.heads, self.head_dim = (shapes["settled.0"][axis] for axis in (1, 3))
         self.outputs = ["logits", *(f"grown.{number}" for number in self.cached)]
-        logits = next(value for value in self.session.get_outputs() if value.name == "logits")
-        super().__init__(config, special_ids, logits.shape[2])
 
     def prefill(self, input_ids, source_mask, mask_index):
         """As GLMForConditionalGeneration.prefill, but [prompts, 1] int64 in the place of its embedding: mask_index."""
@@ -35,7 +38,7 @@ class OnnxDecoder(SearchLayer):
         nothing = [as_array_of_any(tensor) for tensor in self.empty_cache(paddle.full([], prompts, "int32"))]
         visible = source_mask.numpy()[:, None]
         _, *entries = self.run(input_ids.numpy(), positions, visible, length, nothing, nothing)
-        return list(map(paddle.to_tensor, entries)), mask_index.unsqueeze(1)
+        return list(map(as_tensor, entries)), mask_index.unsqueeze(1)
 
     def empty_cache(self, prompts):
         """Keys and values of no token; prompts: int32 tensor []."""
@@ -50,7 +53,7 @@ class OnnxDecoder(SearchLayer):
         )
         caches = ([as_array_of_any(tensor) for tensor in part] for part in (settled, recent))
         logits, *grown = self.run(ids, positions, as_array(lineage), 0, *caches)
-        return paddle.to_tensor(logits.reshape([-1, logits.shape[2]])), list(map(paddle.to_tensor, grown))
+        return as_tensor(logits.reshape([-1, logits.shape[2]])), list(map(as_tensor, grown))
 
     def run(self, input_ids, position_ids, visible, answer_from, settled, recent):
         """What the graph gives: logits, then grown entries."""
@@ -63,6 +66,11 @@ class OnnxDecoder(SearchLayer):
         for part, arrays in (("settled", settled), ("recent", recent)):
             feeds.update((f"{part}.{number}", array) for number, array in zip(self.cached, arrays, strict=True))
         return self.session.run(self.outputs, feeds)
+
+
+def as_tensor(array):
+    """A tensor in the memory of an array."""
+    return from_dlpack(array.__dlpack__())
 
 
 def as_array_of_any(tensor):

@@ -76,10 +76,10 @@ class Graph:
         self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
-    def output(self, name, value, shape):
-        """Make a value an output."""
-        self.nodes.append(helper.make_node("Identity", [value], [name]))
-        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    def output(self, value, shape):
+        """Make a value an output; gives the value."""
+        self.outputs.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, shape))
+        return value
 
     def weight(self, name, array):
         """An array of the model."""
@@ -99,20 +99,22 @@ class Graph:
         """A constant shape; 0 is the size before, -1 what is left."""
         return self.constant(sizes, "int64")
 
-    def apply(self, kind, *values, results=1, domain="", **attributes):
-        """An operator's result, or list of several."""
-        names = [f"{kind}.{len(self.nodes)}.{i}" for i in range(results)]
+    def apply(self, kind, *values, results=1, named=None, domain="", **attributes):
+        """An operator's result, or list of several. named: what a single one is called."""
+        names = [named or f"{kind}.{len(self.nodes)}.{i}" for i in range(results)]
         self.nodes.append(helper.make_node(kind, values, names, domain=domain, **attributes))
         return names[0] if results == 1 else names
 
-    def product(self, tokens, name, matrix):
+    def product(self, tokens, name, matrix, named=None):
         """tokens [..., n] @ matrix [n, m]."""
         if not self.whole_numbers:
-            return self.apply("MatMul", tokens, self.weight(name, matrix))
+            return self.apply("MatMul", tokens, self.weight(name, matrix), named=named)
         numbers, scales = self.quantized(name, matrix.T)
         sizes = {"K": matrix.shape[0], "N": matrix.shape[1], "bits": 8, "block_size": BLOCK}
         # 4: activations become whole numbers of 8 bits, too, each block of a token by itself.
-        return self.apply("MatMulNBits", tokens, numbers, scales, domain="com.microsoft", accuracy_level=4, **sizes)
+        return self.apply(
+            "MatMulNBits", tokens, numbers, scales, named=named, domain="com.microsoft", accuracy_level=4, **sizes
+        )
 
     def quantized(self, name, rows):
         """The weights that quantized() makes of a matrix."""
@@ -169,8 +171,8 @@ class GLM:
         for layer in range(self.layers):
             hidden = self.block(layer, hidden, bias)
         hidden = self.normal(hidden, "glm.transformer.final_layernorm")
-        head = self.array(WORDS).T
-        graph.output("logits", graph.product(hidden, WORDS, head), ["batch", "answers", self.vocab_size])
+        logits = graph.product(hidden, WORDS, self.array(WORDS).T, named="logits")
+        graph.output(logits, ["batch", "answers", self.vocab_size])
 
     def bias(self):
         """What is added to scores, [batch, 1, length or 1, entries]."""
@@ -215,10 +217,9 @@ class GLM:
 
     def entries(self, number, new):
         """(settled, recent) entries of the cache, the latter with new ones, which are an output as well."""
-        graph = self.graph
-        grown = graph.apply("Concat", f"recent.{number}", new, axis=2)
-        graph.output(f"grown.{number}", grown, ["batch", self.heads, "grown", self.hidden_size // self.heads])
-        return f"settled.{number}", grown
+        grown = self.graph.apply("Concat", f"recent.{number}", new, axis=2, named=f"grown.{number}")
+        shape = ["batch", self.heads, "grown", self.hidden_size // self.heads]
+        return f"settled.{number}", self.graph.output(grown, shape)
 
     def wanted(self, value, axis):
         """What a value has along an axis of tokens from answer_from on."""
