@@ -16,7 +16,16 @@ import manifest
 from checkpoint import ADAPTER_CONFIG_FILE
 from errors import UserError
 from lora import LoraConfig, add_lora, lora_parameters, merge_lora
-from model_weights import ModelError, as_array, assign, local_weights, read_object, read_weights_file, write_arrays
+from model_weights import (
+    ModelError,
+    as_array,
+    assign,
+    local_weights,
+    read_object,
+    read_weights_file,
+    write_arrays,
+    write_json,
+)
 from parallel import Ranks
 
 WEIGHTS_FILE, FINGERPRINT_FILE = "lora_model_state.safetensors", "base_fingerprint.json"
@@ -56,8 +65,8 @@ class Adapter:
             return
         write_arrays(tensors, Path(directory) / WEIGHTS_FILE)
         content = {key: getattr(self.config, name) for key, (name, _) in FIELDS.items()}
-        checkpoint.write_json({**content, BASE_KEY: self.base}, Path(directory) / ADAPTER_CONFIG_FILE)
-        checkpoint.write_json(self.fingerprint, Path(directory) / FINGERPRINT_FILE)
+        write_json({**content, BASE_KEY: self.base}, Path(directory) / ADAPTER_CONFIG_FILE)
+        write_json(self.fingerprint, Path(directory) / FINGERPRINT_FILE)
 
     def save_whole(self, directory):
         """Write the adapter. Tensor-parallel ranks call this together; the first one writes."""

@@ -9,39 +9,35 @@ import runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import argparse
 import json
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 import builtin_model
 import manifest
+import resharding
 import tokenization
-from atomic import check_is_free, new_directory
 from errors import UserError, one_line, one_line_errors
 from model_weights import (
     CONFIG_FILE,
-    PDPARAMS,
     SAFETENSORS,
     SHARD_READERS,
     ModelError,
     as_array,
     assign,
-    check,
     check_config,
-    expected_shapes,
     file_dtype,
     local_weights,
     read_object,
     read_weights,
     shard_files,
     write_arrays,
+    write_json,
 )
-from sharding import check_degree, local_part, local_shape, to_file, whole_shape
+from sharding import check_degree, to_file, whole_shape
 from tokenization import Tokenizer
-from weight_files import checksums_of, fingerprinted
-from weight_writers import PdparamsWriter, SafetensorsWriter
+from weight_files import fingerprinted
+from weight_writers import SafetensorsWriter
 
 PUBLISHED = ("THUDM/glm-large-chinese", "THUDM/glm-10b-chinese")
 ADAPTER_CONFIG_FILE = "lora_config.json"
@@ -283,54 +279,6 @@ def save_model(model, tokenizer, directory, dtype=None):
     write_description(model.config, tokenizer, directory, dtype)
 
 
-def write_json(content, path):
-    """Write a JSON file."""
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf8")
-
-
-def reshard(source, target, degree, kind="safetensors"):
-    """Write the model in directory `source`, whole or in shards, into the new directory `target`, whole (degree 1) or
-    in so many tensor-parallel shards.
-
-    kind: "safetensors" or "pdparams". One array at a time is in memory, paddle is not needed, and `target` appears when
-    all of it has been written and read back. Raises UserError before anything is written, or ModelError.
-    """
-    check_is_free(target, "the target")
-    manifest.verify(source)
-    config = read_object(Path(source) / CONFIG_FILE)
-    check_config(config, Path(source) / CONFIG_FILE)
-    weights = read_weights(source)
-    check(expected_shapes(config, Path(source) / CONFIG_FILE), weights.shapes, source)
-    check_degree(degree, config.get("num_attention_heads", 1), config["hidden_size"], config["vocab_size"])
-    heads = config.get("num_attention_heads", 1) // degree
-    shapes = {name: local_shape(name, shape, degree) for name, shape in weights.shapes.items()}
-    dtype = str(weights.take(min(shapes, key=lambda name: int(np.prod(shapes[name])))).dtype)
-    with new_directory(target, facts={}) as workshop:
-        whole = {"safetensors": SAFETENSORS, "pdparams": PDPARAMS}[kind]
-        names = [whole] if degree == 1 else [f"model_state.tp{rank:02d}.{kind}" for rank in range(degree)]
-        writer = {"safetensors": SafetensorsWriter, "pdparams": PdparamsWriter}[kind]
-        with ExitStack() as stack:
-            writers = [stack.enter_context(writer(workshop / name, shapes, dtype)) for name in names]
-            for name in shapes:
-                write_parts(name, weights, writers, heads)
-        for writer in writers:
-            path = Path(writer.file.name)
-            if checksums_of(SHARD_READERS[kind](path)) != writer.checksums:
-                raise ModelError(f"{path}: what was read back is not what was written; is the disk in order?")
-        write_json({**config, "tensor_parallel_degree": degree, "dtype": dtype}, workshop / CONFIG_FILE)
-        tokenization.copy(source, workshop)
-
-
-def write_parts(name, weights, writers, heads):
-    """Write each rank's part of a weight, or all of it where there is one writer."""
-    if len(writers) == 1:
-        return writers[0].write(*weights.pieces(name))
-    array = weights.take(name)
-    for rank, writer in enumerate(writers):
-        writer.write(to_file(name, local_part(name, array, rank, len(writers)), heads))
-    return None
-
-
 def main(argv=None):
     """The command line: split, merge, reshard."""
     parser = argparse.ArgumentParser(description="Divide a model into tensor-parallel shards, or put shards together.")
@@ -353,7 +301,7 @@ def main(argv=None):
             raise UserError(f"{arguments.source} is in shards already; reshard writes another number of them")
         if arguments.command == "merge" and not shard_files(arguments.source):
             raise UserError(f"{arguments.source} has no shards to merge")
-        reshard(arguments.source, arguments.target, degree, arguments.format)
+        resharding.reshard(arguments.source, arguments.target, degree, arguments.format)
     print(f"{arguments.source} written to {arguments.target}, {'whole' if degree == 1 else f'{degree} shards'}")
 
 

@@ -43,6 +43,11 @@ def read_object(path):
     return content
 
 
+def write_json(content, path):
+    """Write a JSON file."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf8")
+
+
 def check_config(content, place):
     """Raise ModelError unless what a config.json (a dict, read from `place`) says of a GLM's sizes can be true."""
     for name, largest in SIZES.items():

@@ -50,10 +50,11 @@ def merge(arguments):
     """Write a merged model."""
     import adapters
     import checkpoint
+    import resharding
 
     directory = checkpoint.resolve(arguments.model_name_or_path)
     if arguments.merge_tensor_parallel_path:
-        checkpoint.reshard(directory, arguments.merge_tensor_parallel_path, degree=1)
+        resharding.reshard(directory, arguments.merge_tensor_parallel_path, degree=1)
     else:
         check_is_free(arguments.merge_lora_path, "--merge_lora_path")
         model, tokenizer = adapters.load_merged(directory, arguments.lora_path), checkpoint.load_tokenizer(directory)

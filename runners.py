@@ -129,6 +129,8 @@ class OnnxRunner:
     """Runs an ONNX program by onnxruntime, and its search by Paddle."""
 
     def __init__(self, program, device, backend):
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise ProgramError("onnxruntime is not installed: python -m pip install -r requirements.txt")
         import onnxruntime
 
         from onnx_decoder import OnnxDecoder

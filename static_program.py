@@ -1,5 +1,6 @@
 """A decoder as a static program of Paddle's, its loop included: PREFIX.pdmodel, PREFIX.pdiparams."""
 
+import warnings
 from contextlib import contextmanager
 
 import paddle
@@ -49,7 +50,10 @@ def write(model, special_ids, config, path, dtype="float32"):
         if "noise" in specs:
             specs["noise"].shape = (-1, generation_config.draws(config), -1)
         static = paddle.jit.to_static(decoder, input_spec=[specs], full_graph=True)
-        paddle.jit.save(static, str(path))
+        with warnings.catch_warnings():
+            # Of attributes that paddle sets itself, and of texts that grow, as they should.
+            warnings.filterwarnings("ignore", "The Attr.force_cpu. of Op.fill_constant.|In dy2static mode", UserWarning)
+            paddle.jit.save(static, str(path))
 
 
 def embedding_of_columns(table):

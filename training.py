@@ -29,6 +29,7 @@ from errors import UserError
 from generation_config import check_positions
 from lora import add_lora
 from memory import OutOfMemory
+from model_weights import write_json
 from parallel import Ranks, gather_objects
 from templates import Selection
 from training_state import ARGUMENTS_FILE
@@ -82,12 +83,12 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
         )
 
     if args.should_save:
-        checkpoint.write_json(arguments, Path(args.output_dir) / ARGUMENTS_FILE)
+        write_json(arguments, Path(args.output_dir) / ARGUMENTS_FILE)
     trainer, results = train(make_trainer, args, last_checkpoint) if args.do_train else (make_trainer(), {})
     if args.do_eval:
         results.update(evaluate(trainer))
     if args.should_save:
-        checkpoint.write_json(results, Path(args.output_dir) / "all_results.json")
+        write_json(results, Path(args.output_dir) / "all_results.json")
     return results
 
 

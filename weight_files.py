@@ -5,7 +5,6 @@ import io
 import json
 import pickle
 import struct
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,8 +199,3 @@ class PyTorchUnpickler(pickle.Unpickler):
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid
         return dtype, key
-
-
-def checksums_of(weights):
-    """{name: CRC-32 of the array's bytes} of Weights."""
-    return {name: zlib.crc32(memoryview(np.ascontiguousarray(weights.take(name))).cast("B")) for name in weights.shapes}

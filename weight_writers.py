@@ -1,19 +1,22 @@
 """Files of weights, written one array at a time: safetensors and .pdparams. The libraries' own writers want all arrays
 in memory."""
 
+import hashlib
 import json
 import os
 import struct
-import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+import manifest
+
 
 class WeightsWriter:
-    """A file of weights, on disk when the context ends.
+    """A file of weights, on disk when the context ends; its manifest need not read it then.
 
     shapes: name → shape, in the order in which the arrays come. dtype: "float32" or "float16", of all, or {name:
-    dtype}. checksums: {name: CRC-32 of the bytes} of what was written.
+    dtype}. written: names of the arrays that are in the file.
 
     A format gives head(), and where it has any, what stands before and behind the bytes of each array, and at the end.
     """
@@ -21,11 +24,13 @@ class WeightsWriter:
     BEHIND_ARRAY = END = b""
 
     def __init__(self, path, shapes, dtype):
-        self.shapes, self.checksums = shapes, {}
+        self.shapes, self.written = shapes, []
         self.dtypes = {name: np.dtype(dtype[name] if isinstance(dtype, dict) else dtype) for name in shapes}
         self.names = list(shapes)
         self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
-        self.file.write(self.head())
+        self.digest, self.size = hashlib.sha256(), 0
+        self.hasher = ThreadPoolExecutor(1)
+        self.put(self.head())
 
     def size_of(self, name):
         """Bytes of an array."""
@@ -38,28 +43,34 @@ class WeightsWriter:
     def write(self, *pieces):
         """Write the next array, given whole or as pieces that lie one after another along its first axis. Raises
         ValueError if it is not of its shape."""
-        name = self.names[len(self.checksums)]
+        name = self.names[len(self.written)]
         shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
         if shape != tuple(self.shapes[name]):
             raise ValueError(f"{name} is {list(shape)}, not {list(self.shapes[name])}")
-        self.file.write(self.before(name))
-        checksum = 0
+        self.put(self.before(name))
         for piece in pieces:
-            content = memoryview(np.ascontiguousarray(piece, self.dtypes[name])).cast("B")
-            checksum = zlib.crc32(content, checksum)
-            self.file.write(content)
-        self.file.write(self.BEHIND_ARRAY)
-        self.checksums[name] = checksum
+            self.put(memoryview(np.ascontiguousarray(piece, self.dtypes[name])).cast("B"))
+        self.put(self.BEHIND_ARRAY)
+        self.written.append(name)
+
+    def put(self, content):
+        """Write bytes, and hash them meanwhile: both let other threads run."""
+        hashed = self.hasher.submit(self.digest.update, content)
+        self.file.write(content)
+        self.size += len(content)
+        hashed.result()
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *exception):
-        with self.file:
+        with self.hasher, self.file:
             if kind is None:
-                self.file.write(self.END)
+                self.put(self.END)
             self.file.flush()
             os.fsync(self.file.fileno())
+        if kind is None:
+            manifest.remember(self.file.name, {"size": self.size, "sha256": self.digest.hexdigest()})
 
 
 class SafetensorsWriter(WeightsWriter):

@@ -21,8 +21,8 @@ import numpy as np
 from measuring import Figure, machine, parser, report, seconds
 
 import builtin_model
-import checkpoint
-from model_weights import expected_shapes
+import resharding
+from model_weights import expected_shapes, write_json
 from weight_writers import SafetensorsWriter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ REPORT = """
 def make_model(directory):
     """Write a random model without holding it; the sizes of its weights in bytes, by name."""
     config = {**builtin_model.CONFIG, **SHAPE}
-    checkpoint.write_json(config, directory / "config.json")
+    write_json(config, directory / "config.json")
     shapes, rng = expected_shapes(config, directory), np.random.default_rng(0)
     with SafetensorsWriter(directory / "model.safetensors", shapes, "float32") as writer:
         for shape in shapes.values():
@@ -76,7 +76,7 @@ def main():
         whole, shards, target = (Path(scratch, name) for name in ("whole", "shards", "target"))
         whole.mkdir()
         sizes = make_model(whole)
-        checkpoint.reshard(whole, shards, DEGREE)
+        resharding.reshard(whole, shards, DEGREE)
         shutil.rmtree(whole)
         own = peak_of("pass")
         peak = peak_of(f"checkpoint.main(['merge', {str(shards)!r}, {str(target)!r}])")

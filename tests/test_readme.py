@@ -202,3 +202,17 @@ def test_imports_point_downwards_only():
     for name in depth:
         for imported in imported_modules(ROOT / f"{name}.py") & depth.keys():
             assert depth[imported] > depth[name], f"{name} imports {imported}"
+
+
+def requirements(name):
+    """{package: version} that a requirements file pins for our own imports and for what must not float."""
+    lines = re.findall(r"^([\w.-]+)==([\w.]+)", text_of(name), re.MULTILINE)
+    return {package.lower(): version for package, version in lines}
+
+
+def test_gpus_need_the_same_packages_but_for_paddle_and_fastdeploy():
+    cpu, gpu = requirements("requirements.txt"), requirements("requirements-gpu.txt")
+    assert gpu.pop("paddlepaddle-gpu") == cpu.pop("paddlepaddle")
+    for package in ("fastdeploy-python", "opencv-python"):
+        cpu.pop(package)
+    assert gpu == cpu

@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 import builtin_model
 import checkpoint
 import predict_generation
+import resharding
+import weight_writers
 from model_weights import ModelError, expected_shapes, read_weights
 from sharding import ShardError
 
@@ -156,16 +158,24 @@ def test_a_write_that_fails_leaves_nothing(shards, tmp_path, monkeypatch):
         if len(written) > 5:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_parts", fail)
+    monkeypatch.setattr(weight_writers.WeightsWriter, "write", fail)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.reshard(shards, tmp_path / "out", 1)
+        resharding.reshard(shards, tmp_path / "out", 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shards"]
 
 
 def test_what_is_read_back_otherwise_than_written_is_refused(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "checksums_of", lambda weights: dict.fromkeys(weights.shapes, 0))
+    put = weight_writers.WeightsWriter.put
+
+    def put_with_a_flipped_bit(self, content):
+        content = bytearray(content)
+        if len(content) == 4 * CONFIG["hidden_size"]:
+            content[17] ^= 1
+        put(self, content)
+
+    monkeypatch.setattr(weight_writers.WeightsWriter, "put", put_with_a_flipped_bit)
     with pytest.raises(ModelError, match="what was read back is not what was written"):
-        checkpoint.reshard(shards, tmp_path / "out", 1)
+        resharding.reshard(shards, tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
 
 
@@ -178,7 +188,7 @@ def test_impossible_degrees_and_targets_are_refused(model, shards, tmp_path, cap
     assert "has no shards to merge" in refused(capsys, "merge", model, target)
     assert "is there already" in refused(capsys, "merge", shards, shards)
     with pytest.raises(ShardError, match="at least 1"):
-        checkpoint.reshard(model, target, 0)
+        resharding.reshard(model, target, 0)
     assert not target.exists()
 
 

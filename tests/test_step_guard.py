@@ -185,7 +185,7 @@ def full_disk(patch, of_step, kind=errno.ENOSPC):
     write, full = weight_writers.WeightsWriter.write, [True]
 
     def failing(self, *pieces):
-        if full and f"checkpoint-{of_step}.partial" in str(self.file.name) and len(self.checksums) == 5:
+        if full and f"checkpoint-{of_step}.partial" in str(self.file.name) and len(self.written) == 5:
             raise OSError(kind, os.strerror(kind))
         return write(self, *pieces)
 

@@ -20,6 +20,7 @@ import checkpoint
 import finetune_generation
 import manifest
 import records
+import resharding
 import saving
 import tokenization
 from errors import UserError
@@ -49,8 +50,8 @@ def model(tmp_path_factory):
     (source / "config.json").write_text(json.dumps(CONFIG), encoding="utf8")
     tokenization.copy(builtin_model.build(), source)
     checkpoint.main(["split", str(source), str(directory / "shards"), "--tensor_parallel_degree", "2"])
-    checkpoint.reshard(source, directory / "whole", 1)
-    checkpoint.reshard(source, directory / "pdparams", 1, "pdparams")
+    resharding.reshard(source, directory / "whole", 1)
+    resharding.reshard(source, directory / "pdparams", 1, "pdparams")
     return directory
 
 
@@ -179,7 +180,7 @@ def test_a_changed_file_of_a_directory_with_a_manifest_is_always_noticed(model, 
             checkpoint.load_model(tmp_path / "copy")
         assert name in str(told.value)
         with pytest.raises(manifest.DamageError):
-            checkpoint.reshard(tmp_path / "copy", tmp_path / "other", 2)
+            resharding.reshard(tmp_path / "copy", tmp_path / "other", 2)
     assert not (tmp_path / "other").exists()
 
 
@@ -194,7 +195,7 @@ def test_a_changed_file_without_a_manifest_is_read_as_it_is_or_refused(model, tm
     shutil.rmtree(tmp_path / "other", ignore_errors=True)
     refused_or(checkpoint.load_model, tmp_path / "copy")
     refused_or(tokenization.Tokenizer, tmp_path / "copy")
-    refused_or(checkpoint.reshard, tmp_path / "copy", tmp_path / "other", 1)
+    refused_or(resharding.reshard, tmp_path / "copy", tmp_path / "other", 1)
     if (tmp_path / "other").exists():
         manifest.verify(tmp_path / "other", required=True)
         found = read_weights(tmp_path / "other")
@@ -211,7 +212,7 @@ def test_any_configuration_of_a_model_is_taken_or_refused(model, tmp_path, chang
     (tmp_path / "copy" / "config.json").write_text(json.dumps({**CONFIG, **changes}), encoding="utf8")
     shutil.rmtree(tmp_path / "other", ignore_errors=True)
     refused_or(checkpoint.load_model, tmp_path / "copy")
-    refused_or(checkpoint.reshard, tmp_path / "copy", tmp_path / "other", 2)
+    refused_or(resharding.reshard, tmp_path / "copy", tmp_path / "other", 2)
 
 
 @SHARED

@@ -1,0 +1,95 @@
+"""Models divided into tensor-parallel shards, put together, divided anew: one array at a time, and without paddle."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+import manifest
+import tokenization
+from atomic import check_is_free, new_directory
+from errors import UserError
+from model_weights import (
+    CONFIG_FILE,
+    PDPARAMS,
+    SAFETENSORS,
+    SHARD_READERS,
+    ModelError,
+    check,
+    check_config,
+    expected_shapes,
+    read_object,
+    read_weights,
+    write_json,
+)
+from sharding import check_degree, local_part, local_shape, to_file
+from weight_writers import PdparamsWriter, SafetensorsWriter
+
+
+def reshard(source, target, degree, kind="safetensors"):
+    """Write the model in directory `source`, whole or in shards, into the new directory `target`, whole (degree 1) or
+    in so many tensor-parallel shards.
+
+    kind: "safetensors" or "pdparams". One array at a time is in memory, paddle is not needed, and `target` appears when
+    all of it has been written and read back. Raises UserError before anything is written, or ModelError.
+    """
+    check_is_free(target, "the target")
+    with ThreadPoolExecutor(1) as beside:
+        verified = beside.submit(manifest.verify, source)
+        try:
+            write_resharded(source, target, degree, kind, verified)
+        except UserError:
+            # Where the source is damaged, that is the reason.
+            verified.result()
+            raise
+
+
+def write_resharded(source, target, degree, kind, verified):
+    """reshard(); verified: a Future of the source's manifest, without which `target` does not appear."""
+    config = read_object(Path(source) / CONFIG_FILE)
+    check_config(config, Path(source) / CONFIG_FILE)
+    weights = read_weights(source)
+    check(expected_shapes(config, Path(source) / CONFIG_FILE), weights.shapes, source)
+    check_degree(degree, config.get("num_attention_heads", 1), config["hidden_size"], config["vocab_size"])
+    heads = config.get("num_attention_heads", 1) // degree
+    shapes = {name: local_shape(name, shape, degree) for name, shape in weights.shapes.items()}
+    dtype = str(weights.take(min(shapes, key=lambda name: int(np.prod(shapes[name])))).dtype)
+    with new_directory(target, facts={}) as workshop:
+        whole = {"safetensors": SAFETENSORS, "pdparams": PDPARAMS}[kind]
+        names = [whole] if degree == 1 else [f"model_state.tp{rank:02d}.{kind}" for rank in range(degree)]
+        writer = {"safetensors": SafetensorsWriter, "pdparams": PdparamsWriter}[kind]
+        with ExitStack() as stack:
+            writers = [stack.enter_context(writer(workshop / name, shapes, dtype)) for name in names]
+            for name in shapes:
+                for one, pieces in zip(writers, parts_of(name, weights, degree, heads), strict=True):
+                    one.write(*pieces)
+        verified.result()
+        readers = [SHARD_READERS[kind](workshop / name) for name in names]
+        for name in shapes:
+            for file, reader, pieces in zip(names, readers, parts_of(name, weights, degree, heads), strict=True):
+                check_written(reader.take(name), pieces, dtype, Path(target, file))
+        write_json({**config, "tensor_parallel_degree": degree, "dtype": dtype}, workshop / CONFIG_FILE)
+        tokenization.copy(source, workshop)
+
+
+def parts_of(name, weights, degree, heads):
+    """For each of `degree` files what it has of a weight, in the layout of the file: pieces that lie one after another.
+
+    heads: of a rank.
+    """
+    if degree == 1:
+        return [weights.pieces(name)]
+    array = weights.take(name)
+    return [[to_file(name, local_part(name, array, rank, degree), heads)] for rank in range(degree)]
+
+
+def check_written(array, pieces, dtype, path):
+    """Raise ModelError unless an array that was read back is, bit for bit, the pieces that were written to the file."""
+    bits, start = f"u{np.dtype(dtype).itemsize}", 0
+    for piece in pieces:
+        written = np.ascontiguousarray(piece, dtype)
+        found = array[start : start + len(piece)]
+        start += len(piece)
+        if not np.array_equal(found.view(bits), written.view(bits)):
+            raise ModelError(f"{path}: what was read back is not what was written; is the disk in order?")
