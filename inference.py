@@ -147,7 +147,11 @@ def answer_all(
             found = run_batch(data.collate_prompts([encoded[i] for i in rows], tokenizer.eos_id), rows)
             ids, scores = found if isinstance(found, tuple) else (found, None)
             of_rows = np.reshape(ids, [-1, texts, ids.shape[-1]])
-            scores = [None] * len(rows) if scores is None else np.reshape(scores, [-1, texts]).astype("float64").round(6).tolist()
+            scores = (
+                [None] * len(rows)
+                if scores is None
+                else np.reshape(scores, [-1, texts]).astype("float64").round(6).tolist()
+            )
             for row, row_ids, row_scores in zip(rows, of_rows, scores, strict=True):
                 example, predictions = encoded[row].example, tuple(map(tokenizer.decode, row_ids))
                 answers[row] = Answer(

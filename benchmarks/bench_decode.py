@@ -47,7 +47,13 @@ LARGE = {"num_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "voca
 BATCH, NEW, BEAMS, SOURCES = 2, 160, 5, (64, 257, 608)
 SPECIAL = SpecialIds(sop=50006, eop=50007, pad=50000, banned=(50000, 50002, 50006, 50009))
 
-ONNX = {"onnx": "float32", "onnx_int8": "int8"}
+# Exports by the prefix of their files: format and dtype.
+EXPORTS = {
+    "beams": ("paddle", "float32"),
+    "int8_": ("paddle", "int8"),
+    "onnx": ("onnx", "float32"),
+    "onnx_int8_": ("onnx", "int8"),
+}
 REPORT = """
 Milliseconds a token of each prompt's text:
 
@@ -102,9 +108,8 @@ def prepare(directory, shape=SMALL):
     save_model(directory, shape)
     for beams in (1, BEAMS):
         config = decoding(beams, NEW)
-        program.write(checkpoint.load_model(directory), SPECIAL, config, directory, f"beams{beams}")
-        for side, dtype in ONNX.items():
-            program.write(checkpoint.load_model(directory), SPECIAL, config, directory, f"{side}{beams}", dtype, "onnx")
+        for prefix, (kind, dtype) in EXPORTS.items():
+            program.write(checkpoint.load_model(directory), SPECIAL, config, directory, f"{prefix}{beams}", dtype, kind)
 
 
 def stock_model(config, directory):
@@ -172,9 +177,10 @@ SIDES = {
     "stock": stock_side,
     "eager": eager_side,
     "exported": lambda directory, beams: exported_side(directory, beams, "paddle"),
+    "exported_int8": lambda directory, beams: exported_side(directory, beams, "paddle", "int8_"),
     "fastdeploy": lambda directory, beams: exported_side(directory, beams, "fastdeploy"),
     "onnx": lambda directory, beams: exported_side(directory, beams, "onnx", "onnx"),
-    "onnx_int8": lambda directory, beams: exported_side(directory, beams, "onnx", "onnx_int8"),
+    "onnx_int8": lambda directory, beams: exported_side(directory, beams, "onnx", "onnx_int8_"),
 }
 
 
@@ -198,7 +204,7 @@ def cases(stock_tokens):
     """{side: {(source, beams, new): request}} to be timed."""
     shapes = [(source, beams) for beams in (1, BEAMS) for source in SOURCES]
     result = {"copy": {number: {} for number in range(5)}}
-    for side in available(*SIDES):
+    for side in available(*TITLES):
         lengths = (2, stock_tokens) if side == "stock" else (2, NEW)
         result[side] = {
             (source, beams, new): {"source": source, "beams": beams, "new": new}
