@@ -64,11 +64,11 @@ def write_resharded(source, target, degree, kind, verified):
             for name in shapes:
                 for one, pieces in zip(writers, parts_of(name, weights, degree, heads), strict=True):
                     one.write(*pieces)
-        verified.result()
-        readers = [SHARD_READERS[kind](workshop / name) for name in names]
-        for name in shapes:
-            for file, reader, pieces in zip(names, readers, parts_of(name, weights, degree, heads), strict=True):
-                check_written(reader.take(name), pieces, dtype, Path(target, file))
+            verified.result()
+            # The disk takes its time; what was written is read back meanwhile.
+            for one in writers:
+                one.finish()
+            check_files([workshop / name for name in names], kind, weights, dtype, heads)
         write_json({**config, "tensor_parallel_degree": degree, "dtype": dtype}, workshop / CONFIG_FILE)
         tokenization.copy(source, workshop)
 
@@ -84,12 +84,20 @@ def parts_of(name, weights, degree, heads):
     return [[to_file(name, local_part(name, array, rank, degree), heads)] for rank in range(degree)]
 
 
-def check_written(array, pieces, dtype, path):
-    """Raise ModelError unless an array that was read back is, bit for bit, the pieces that were written to the file."""
+def check_files(paths, kind, weights, dtype, heads):
+    """Raise ModelError unless files that were written hold, bit for bit, the parts of Weights that they should."""
+    readers = [SHARD_READERS[kind](path) for path in paths]
+    for name in weights.shapes:
+        for path, reader, pieces in zip(paths, readers, parts_of(name, weights, len(paths), heads), strict=True):
+            if not is_made_of(reader.take(name), pieces, dtype):
+                raise ModelError(f"{path.name}: what was read back is not what was written; is the disk in order?")
+
+
+def is_made_of(array, pieces, dtype):
+    """Whether an array is, bit for bit, pieces of a dtype that lie one after another along its first axis."""
     bits, start = f"u{np.dtype(dtype).itemsize}", 0
     for piece in pieces:
-        written = np.ascontiguousarray(piece, dtype)
-        found = array[start : start + len(piece)]
-        start += len(piece)
-        if not np.array_equal(found.view(bits), written.view(bits)):
-            raise ModelError(f"{path}: what was read back is not what was written; is the disk in order?")
+        found, start = array[start : start + len(piece)], start + len(piece)
+        if not np.array_equal(found.view(bits), np.ascontiguousarray(piece, dtype).view(bits)):
+            return False
+    return start == len(array)

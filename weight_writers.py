@@ -29,7 +29,7 @@ class WeightsWriter:
         self.names = list(shapes)
         self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         self.digest, self.size = hashlib.sha256(), 0
-        self.hasher = ThreadPoolExecutor(1)
+        self.hasher, self.forced = ThreadPoolExecutor(1), None
         self.put(self.head())
 
     def size_of(self, name):
@@ -60,15 +60,21 @@ class WeightsWriter:
         self.size += len(content)
         hashed.result()
 
+    def finish(self):
+        """Write what stands at the end and begin to force the file to the disk. From now on it can be read."""
+        self.put(self.END)
+        self.file.flush()
+        self.forced = self.hasher.submit(os.fsync, self.file.fileno())
+
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *exception):
         with self.hasher, self.file:
             if kind is None:
-                self.put(self.END)
-            self.file.flush()
-            os.fsync(self.file.fileno())
+                if self.forced is None:
+                    self.finish()
+                self.forced.result()
         if kind is None:
             manifest.remember(self.file.name, {"size": self.size, "sha256": self.digest.hexdigest()})
 

@@ -1,5 +1,6 @@
 """Models divided into shard files and put together again; what does not belong together is refused before writing."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -162,6 +163,17 @@ def test_a_write_that_fails_leaves_nothing(shards, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         resharding.reshard(shards, tmp_path / "out", 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shards"]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pdparams"])
+def test_the_manifest_has_the_hashes_that_the_files_have(model, tmp_path, kind):
+    # They are computed of what is written, not of what is read.
+    run("split", model, tmp_path / "out", "--tensor_parallel_degree", 4, "--format", kind)
+    files = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf8"))["files"]
+    assert len([name for name in files if name.endswith(kind)]) == 4
+    for name, entry in files.items():
+        content = (tmp_path / "out" / name).read_bytes()
+        assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def test_what_is_read_back_otherwise_than_written_is_refused(shards, tmp_path, monkeypatch):

@@ -248,6 +248,7 @@ def test_bad_records_can_be_left_out(tmp_path, capfd):
         (export_generation_model, ["--model_name_or_path", "{tmp}/none"], "no such directory"),
         (infer_generation, ["--model_path", "{tmp}"], "export_generation_model.py"),
         (infer_generation, ["--runtime", "tensorrt"], "must be one of"),
+        (export_generation_model, ["--format", "onnx", "--dtype", "float16"], "--dtype float16 is for --format paddle"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(script, flags, complaint, tmp_path, capfd):
@@ -258,6 +259,27 @@ def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(script, flags
     assert len(errors) == 1, errors
     assert errors[0].startswith("error: ")
     assert complaint in errors[0]
+
+
+def test_an_onnx_program_answers_as_python_does(trained, tmp_path):
+    beams = ["--num_beams", "2", "--scores", "--tgt_length", "8"]
+    model, files = ["--model_name_or_path", str(trained)], ["--data_file", str(DEV), "--num_return_sequences", "2"]
+    export = [*model, "--output_path", str(tmp_path / "glm"), "--format", "onnx"]
+    export_generation_model.main([*export, *beams])
+    answers = {}
+    for name, script, flags in (
+        ("python", predict_generation, [*model, *beams]),
+        ("onnx", infer_generation, ["--model_path", str(tmp_path), "--scores"]),
+    ):
+        script.main([*flags, *files, "--output_file", str(tmp_path / name)])
+        lines = (tmp_path / name).read_text(encoding="utf8").splitlines()
+        answers[name] = [json.loads(line) for line in lines]
+    scores = {name: np.array([record.pop("scores") for record in records]) for name, records in answers.items()}
+    np.testing.assert_allclose(scores["onnx"], scores["python"], atol=1e-4)
+    for records in answers.values():
+        for record in records:
+            record.pop("score")
+    assert answers["onnx"] == answers["python"]
 
 
 def test_a_program_refuses_flags_it_was_not_exported_for(trained, tmp_path, capfd):
