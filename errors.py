@@ -1,12 +1,15 @@
 """What ends a program: a user's mistake (exit code 2), a run that cannot go on (1), a signal (128 + its number); each
 told in one line on stderr."""
 
+import atexit
 import os
 import signal
 import sys
 from contextlib import contextmanager
 
 RUN_ERROR, USAGE_ERROR = 1, 2
+# Exit codes that this process has chosen so far, for leave_at_once().
+CHOSEN = []
 
 
 class UserError(ValueError):
@@ -40,16 +43,39 @@ def one_line_errors():
         yield
     except (UserError, RunError) as error:
         tell("error: " + " ".join(str(error).splitlines()))
-        raise SystemExit(USAGE_ERROR if isinstance(error, UserError) else RUN_ERROR) from None
+        raise ended(USAGE_ERROR if isinstance(error, UserError) else RUN_ERROR) from None
     except Interrupted as interruption:
         tell(f"{signal.Signals(interruption.number).name}: {interruption}")
-        raise SystemExit(128 + interruption.number) from None
+        raise ended(128 + interruption.number) from None
     except KeyboardInterrupt:
         tell("SIGINT: interrupted")
-        raise SystemExit(128 + signal.SIGINT) from None
+        raise ended(128 + signal.SIGINT) from None
     except Exception as error:
         tell_launcher(f"{type(error).__name__}: {error}")
         raise
+
+
+def ended(code):
+    """The SystemExit of an exit code, which leave_at_once() will know."""
+    CHOSEN.append(code)
+    return SystemExit(code)
+
+
+def end_without_destructors():
+    """Have this rank of a launched job end at once when Python has nothing left to do.
+
+    Otherwise destructors of paddle's connections run, and of four ranks the first one aborts in them every twenty times
+    or so: the launcher then calls a job failed that has done all its work.
+    """
+    atexit.unregister(leave_at_once)
+    atexit.register(leave_at_once)
+
+
+def leave_at_once():
+    """End this process with the exit code that it was to have: the chosen one, 1 after a traceback, else 0."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(CHOSEN[-1] if CHOSEN else RUN_ERROR if hasattr(sys, "last_type") else 0)
 
 
 def tell(line):

@@ -25,7 +25,7 @@ from arguments import UsageError, effective_config, to_generation_config
 from callbacks import EarlyStopping, MetricsFile
 from display import Progress
 from encoding import encode_file, encode_texts
-from errors import UserError
+from errors import UserError, end_without_destructors
 from generation_config import check_positions
 from lora import add_lora
 from memory import OutOfMemory
@@ -42,6 +42,8 @@ def finetune(model_args, data_args, lora_args, args, locate, template):
     The arguments are those of training_arguments. locate(need_train, need_dev) gives the splits' files, see tasks.
     template: name in templates.TEMPLATES.
     """
+    if args.world_size > 1:
+        end_without_destructors()
     generation = to_generation_config(data_args, args.seed) if args.do_eval else None
     if args.dry_run:
         return dry_run(model_args, data_args, lora_args, args, locate, template)

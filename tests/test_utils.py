@@ -1,5 +1,7 @@
 """The schedule and the clip, the meter, the order of rows of batching.py, the log of callbacks.py."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -157,6 +159,7 @@ def test_a_torn_last_line_of_the_log_is_passed_over(tmp_path):
     assert read_metrics(tmp_path / "none") == []
 
 
+SCREENSHOTS = Path(__file__).resolve().parents[1] / "screenshots"
 LOGGED = [{"step": step, "loss": 3 / step, "learning_rate": 0.1 / step} for step in range(1, 20)]
 LOGGED += [{"step": 10, "eval_loss": 1.0}, {"step": 15, "loss": None, "grad_norm": None}]
 SCORED = [{"step": 10, **{f"eval_{name}": 50.0 + len(name) for name in PLOTTED}}]
@@ -188,3 +191,6 @@ def test_the_plot_is_legible(entries, tmp_path):
         for other, other_box in named[number + 1 :]:
             assert not box.overlaps(other_box), (text, other)
     pyplot.close(figure)
+    # To be looked at: a test sees overlaps, not ugliness.
+    SCREENSHOTS.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "loss.png", SCREENSHOTS)
