@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 import reference_search as reference
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import scores as score_functions
@@ -291,6 +291,7 @@ def test_long_texts_are_those_of_the_definition(choices):
 
 
 @given(seeds, st.sampled_from([16, 300]), st.sampled_from([0.4, 1.0, 2.5]), st.integers(0, 300), st.floats(0.05, 1.0))
+@example(7415, 300, 0.4, 0, 0.5)
 @few_examples
 def test_kept_probabilities_equal_their_definition(seed, vocab, temperature, top_k, top_p):
     logits = np.random.default_rng(seed).standard_normal([3, vocab]).astype("float32") * 2
@@ -298,8 +299,12 @@ def test_kept_probabilities_equal_their_definition(seed, vocab, temperature, top
     kept = score_functions.kept_probabilities(
         paddle.to_tensor(logits), limits[0], paddle.to_tensor([top_k], dtype="int64"), limits[1]
     )
-    expected = [reference.kept_probabilities(row, temperature, top_k, top_p) for row in logits]
-    np.testing.assert_allclose(kept.numpy(), expected, atol=1e-5)
+    # Where a sum is top_p but for rounding, the piece after it may be kept or not.
+    fewest, most = (
+        [reference.kept_probabilities(row, temperature, top_k, bound) for row in logits]
+        for bound in (top_p - 1e-6, min(top_p + 1e-6, 1.0))
+    )
+    assert (np.isclose(kept.numpy(), fewest, atol=1e-5) | np.isclose(kept.numpy(), most, atol=1e-5)).all()
 
 
 @given(seeds, st.integers(1, 3), st.integers(1, 4), st.integers(0, 12))
