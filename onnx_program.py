@@ -22,12 +22,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from attention import MASKED_SCORE
+
 # Numbers of a matrix that share a scale; and what stands for 0 among them.
 BLOCK, ZERO = 32, 128
 OPSETS = {"": 20, "com.microsoft": 1}
 # External weights begin at multiples of a page, so that they can be mapped.
 PAGE = 4096
-MASKED_SCORE = -65504.0
 WORDS = "glm.word_embeddings.weight"
 
 
@@ -74,7 +75,6 @@ class Graph:
     def input(self, name, shape, kind=TensorProto.FLOAT):
         """An input; names in its shape stand for lengths that are open."""
         self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
-        return name
 
     def output(self, value, shape):
         """Make a value an output; gives the value."""
@@ -158,14 +158,14 @@ class GLM:
 
     def build(self):
         """Put the whole model into the graph."""
-        graph, cached = self.graph, ["batch", self.heads, "settled", self.hidden_size // self.heads]
+        graph = self.graph
         graph.input("input_ids", ["batch", "length"], TensorProto.INT64)
         graph.input("position_ids", ["positions", 2, "length"], TensorProto.INT64)
         graph.input("visible", ["batch", "queries", "entries"])
         graph.input("answer_from", [1], TensorProto.INT64)
         for part in ("settled", "recent"):
             for number in range(2 * self.layers):
-                graph.input(f"{part}.{number}", [*cached[:2], part, cached[3]])
+                graph.input(f"{part}.{number}", self.shape_of_entries(part))
         bias = self.bias()
         hidden = self.embedded()
         for layer in range(self.layers):
@@ -187,7 +187,7 @@ class GLM:
         for kind, name in zip(kinds, ("position_embeddings", "block_position_embeddings"), strict=True):
             name = f"glm.transformer.{name}.weight"
             ids = graph.apply("Squeeze", kind, graph.shape(1))
-            places.append(graph.apply("Gather", graph.weight(name, self.array(name)), ids, axis=0))
+            places.append(graph.apply("Gather", self.parameter(name), ids, axis=0))
         words = graph.rows(WORDS, self.array(WORDS), "input_ids")
         return graph.apply("Add", words, graph.apply("Add", *places))
 
@@ -218,8 +218,11 @@ class GLM:
     def entries(self, number, new):
         """(settled, recent) entries of the cache, the latter with new ones, which are an output as well."""
         grown = self.graph.apply("Concat", f"recent.{number}", new, axis=2, named=f"grown.{number}")
-        shape = ["batch", self.heads, "grown", self.hidden_size // self.heads]
-        return f"settled.{number}", self.graph.output(grown, shape)
+        return f"settled.{number}", self.graph.output(grown, self.shape_of_entries("grown"))
+
+    def shape_of_entries(self, length):
+        """Shape of keys or values; length: what their number is called."""
+        return ["batch", self.heads, length, self.hidden_size // self.heads]
 
     def wanted(self, value, axis):
         """What a value has along an axis of tokens from answer_from on."""
@@ -240,14 +243,14 @@ class GLM:
     def linear(self, tokens, name):
         """A linear layer."""
         product = self.graph.product(tokens, f"{name}.weight", self.array(f"{name}.weight"))
-        return self.graph.apply("Add", product, self.vector(f"{name}.bias"))
+        return self.graph.apply("Add", product, self.parameter(f"{name}.bias"))
 
     def normal(self, tokens, name):
         """Layer normalization."""
-        weights = self.vector(f"{name}.weight"), self.vector(f"{name}.bias")
+        weights = self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
         return self.graph.apply("LayerNormalization", tokens, *weights, axis=-1, epsilon=self.epsilon)
 
-    def vector(self, name):
+    def parameter(self, name):
         """A parameter that is computed with as it is."""
         return self.graph.weight(name, self.array(name))
 
