@@ -17,7 +17,7 @@ BENCHMARKS = train decode large large_train parallel merge serve precision jobs
 
 .DEFAULT_GOAL := help
 # Where the environment lost its interpreter, its stamp says nothing.
-.PHONY: help setup demo test test-faults lint bench clean $(if $(realpath $(RUN)),,$(STAMP))
+.PHONY: help setup demo test test-faults docs lint bench clean $(if $(realpath $(RUN)),,$(STAMP))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -42,8 +42,11 @@ demo: setup  ## fine-tune, export and run a tiny model on the CPU
 test: setup  ## run the tests
 	$(RUN) -m pytest
 
-test-faults: setup  ## kill runs some 200 times, fuzz all readers: 12 minutes
-	$(RUN) -m pytest tests/faults -m "faults or not faults" --hypothesis-profile faults
+test-faults: setup  ## kill runs at every write step, fuzz all readers, try all pairs of flags: over an hour
+	$(RUN) -m pytest tests/faults tests/scripts/test_effects.py -m "faults or not faults" --hypothesis-profile faults
+
+docs: setup  ## write the parameter tables of docs/ from the code
+	$(RUN) docs/make_parameters.py
 
 lint: setup  ## check style and formatting
 	$(RUN) -m ruff check

@@ -1,240 +1,242 @@
-"""From examples to batches: Example → token ids → numpy arrays. Imports numpy, never paddle.
+"""What the scripts share about data: sets by name or path → splits → encoded rows, and what a run says of them."""
 
-A row is laid out as GLM was trained (arXiv:2103.10360, section 2.1):
-
-    source      [CLS] text [gMASK] <|endoftext|>
-    target      <|startofpiece|> y1 … yn             labels: y1 … yn <|endofpiece|>
-    positions   row 0: 0 … S-1, then the index of [gMASK], n + 1 times; row 1: 0 … 0, then 1 … n + 1
-
-A tokenizer is anything with cls_id, mask_id, eos_id, sop_id, eop_id and encode(text) -> list of ids.
-"""
-
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from paddlenlp.utils.log import logger
 
-from records import DataError, ReadReport
-from templates import Example
-from truncation import fit_source
+from glm import metrics
+from glm.data import examples, kinds, records
+from glm.data.columns import parse_columns
+from glm.data.encoded_files import encode_file, encode_texts
+from glm.data.normalization import normalizer
+from glm.data.own_prompts import OwnPrompt
+from glm.data.preparation import BUILT_IN
+from glm.data.records import Part
+from glm.data.selections import Selection
+from glm.decoding.generation_config import check_positions
+from glm.errors import UserError
+from glm.files import lines
+from glm.files.archives import ArchiveError, OfflineError, contained_archives
 
-IGNORED_LABEL = -100
-SOURCE_SPECIALS = 3  # [CLS], [gMASK], <|endoftext|>
+ROOT = Path(__file__).resolve().parent
+BELLE = "bellegroup"
+# What files are called that nobody means to train on.
+HELD_BACK = ("test", *kinds.DEV_NAMES)
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """An example as int32 token ids: source_ids [S] with specials, target_ids [n + 1] = y1 … yn, end, or None.
+class DownloadError(UserError):
+    """A data set cannot be downloaded; the message says which, in one line."""
 
-    full_source_length and full_target_length count the tokens (specials included) that nothing cut would have.
+
+def question_generation(name_or_path, need_train, need_dev):
+    """{"train": path, "dev": path} of a question generation task; a split that is not needed may be None.
+
+    name_or_path: "demo_qg" (ships with the project), "dureader_qg" (paddlenlp downloads it), or a path: see
+    splits_of(). Raises UserError for what is not there.
     """
-
-    example: Example
-    source_ids: np.ndarray
-    target_ids: np.ndarray | None
-    full_source_length: int
-    full_target_length: int
-
-    @property
-    def mask_index(self) -> int:
-        return len(self.source_ids) - 2
-
-    @property
-    def length(self) -> int:
-        """Tokens of the row in a training batch: those of the source and of the target."""
-        return len(self.source_ids) + len(self.target_ids)
-
-    @property
-    def source_cut(self) -> bool:
-        return self.full_source_length > len(self.source_ids)
-
-    @property
-    def target_cut(self) -> bool:
-        return self.target_ids is not None and self.full_target_length > len(self.target_ids)
+    if name_or_path == "demo_qg":
+        return splits_of(ROOT / "demo" / "qg", need_train, need_dev)
+    if name_or_path == "dureader_qg" and not Path(name_or_path).exists():
+        return {
+            split: dureader_qg(split) if needed else None
+            for split, needed in (("train", need_train), ("dev", need_dev))
+        }
+    return splits_of(name_or_path, need_train, need_dev)
 
 
-def encode(example: Example, tokenizer, src_length: int, tgt_length: int) -> Encoded:
-    """Token ids of an example: at most src_length for the source, at most tgt_length (>= 2) for target and end.
+def instructions(data_name, name_or_path, need_train, need_dev):
+    """{"train": path, "dev": path} of an instruction task; a split that is not needed may be None.
 
-    Raises DataError if the prompt does not fit even without its context, or if the target has no tokens.
+    name_or_path: "demo_instruction" (ships with the project), a path (see splits_of()), one inside the directory
+    data_name, or the name of a data set of "bellegroup", which paddlenlp downloads. data_name: may be such a path
+    itself. Raises UserError for what is not there.
     """
-    text_ids, full_length = fit_source(example, tokenizer.encode, src_length - SOURCE_SPECIALS)
-    source = [tokenizer.cls_id, *text_ids, tokenizer.mask_id, tokenizer.eos_id]
-    target = None if example.target is None else tokenizer.encode(example.target)
-    if target == []:
-        raise DataError(f"{example.place}: the target has no tokens; write some text in it", "empty target")
-    return Encoded(
-        example=example,
-        source_ids=np.array(source, np.int32),
-        target_ids=None if target is None else np.array([*target[: tgt_length - 1], tokenizer.eop_id], np.int32),
-        full_source_length=full_length + SOURCE_SPECIALS,
-        full_target_length=0 if target is None else len(target) + 1,
-    )
+    if name_or_path == "demo_instruction":
+        return splits_of(ROOT / "demo" / "instruction", need_train, need_dev)
+    inside = Path(data_name) / name_or_path
+    for path in (Path(name_or_path), inside, inside.with_name(inside.name + ".json"), Path(data_name)):
+        if path.exists():
+            return splits_of(path, need_train, need_dev)
+    if data_name != BELLE:
+        raise UserError(f"--data_name {data_name}: no such file or directory; give a path, or {BELLE}")
+    return {
+        split: belle(name_or_path, split) if needed else None
+        for split, needed in (("train", need_train), ("dev", need_dev))
+    }
 
 
-def encode_all(
-    examples: Iterable[Example],
-    tokenizer,
-    src_length: int,
-    tgt_length: int,
-    on_bad_data: str = "error",
-    report: ReadReport | None = None,
-) -> list[Encoded]:
-    """Encode examples in order. With on_bad_data="skip", those that cannot be are counted in `report` and left out.
+def is_downloaded(data_args):
+    """Whether the data set that is asked for is one that paddlenlp downloads, and no file of the user's."""
+    name, folder = data_args.task_name, getattr(data_args, "data_name", None)
+    inside = [Path(folder), Path(folder) / name, Path(folder) / f"{name}.json"] if folder else []
+    return not name.startswith("demo_") and not any(path.exists() for path in (Path(name), *inside))
 
-    Raises DataError at the first that cannot be encoded otherwise, and always if none can.
+
+def splits_of(path, need_train, need_dev):
+    """{"train": path, "dev": path} of a file or of a directory with train.json and dev.json (or .jsonl, or pairs).
+
+    A file is for evaluation if only that is needed, else for training. Raises UserError.
     """
-    outcomes = (try_encode(example, tokenizer, src_length, tgt_length) for example in examples)
-    return list(without_bad(outcomes, on_bad_data, report))
+    splits = kinds.find_splits(path)
+    if need_train and splits["train"] and splits["train"].stem.lower() in HELD_BACK:
+        raise UserError(
+            f"{splits['train']}: is called {splits['train'].stem}, and would be trained on; name the training data, or "
+            "rename the file if it is that"
+        )
+    if need_train and splits["train"] is None:
+        raise UserError(f"{path}: no train.json here; put it there (.jsonl will do), or give a file")
+    if need_dev and not need_train and not Path(path).is_dir():
+        splits["dev"] = splits["train"]
+    return splits
 
 
-def try_encode(example: Example, tokenizer, src_length: int, tgt_length: int) -> Encoded | DataError:
-    """encode(), with its error as a value."""
+def parts(splits, needed, dev_ratio, seed):
+    """{"train": (path, Part or None), "dev": …} of the splits that are needed; None stands for all records.
+
+    splits: {"train": path, "dev": path or None}. needed: {"train": bool, "dev": bool}. Where there is no dev file, a
+    share dev_ratio of the training records is kept for it: at least one record, and at least one is left. Raises
+    UserError.
+    """
+    found = {split: (splits[split], None) for split in ("train", "dev") if needed[split] and splits[split] is not None}
+    if needed["dev"] and "dev" not in found:
+        path = splits["train"]
+        count = records.count_records(path)
+        if count < 2:
+            raise UserError(f"{path}: {count} records cannot be split for --do_eval; give a dev file, or more records")
+        chosen = held_out(count, dev_ratio, seed)
+        found = {"train": (path, Part(chosen, others=True)), "dev": (path, Part(chosen))}
+    return found
+
+
+def held_out(count, ratio, seed):
+    """Numbers of the records kept for evaluation, of `count`: a share `ratio` of them, but not none and not all."""
+    size = min(max(1, round(count * ratio)), count - 1)
+    return frozenset(np.random.default_rng(seed).choice(count, size, replace=False).tolist())
+
+
+def dureader_qg(split):
+    """File of a DuReaderQG split, which paddlenlp downloads into its cache. Raises UserError without network."""
+    from paddlenlp.datasets.dureader_qg import DuReaderQG
+
     try:
-        return encode(example, tokenizer, src_length, tgt_length)
-    except DataError as error:
-        return error
+        with contained_archives():
+            return Path(DuReaderQG()._get_data(split))
+    except ArchiveError:
+        raise
+    except Exception as error:
+        raise DownloadError(
+            f"dureader_qg could not be downloaded ({reason_of(error)}): check the network, or give the directory "
+            "of its train.json and dev.json as --task_name; demo_qg needs no network"
+        ) from None
 
 
-def without_bad(
-    outcomes: Iterable[Encoded | DataError], on_bad_data: str, report: ReadReport | None
-) -> Iterator[Encoded]:
-    """The rows among outcomes of try_encode(), one at a time; errors are treated as encode_all() says."""
-    first_error, found = None, False
-    for outcome in outcomes:
-        if not isinstance(outcome, DataError):
-            found = True
-            yield outcome
-        elif on_bad_data == "error":
-            raise outcome
-        else:
-            first_error = first_error or outcome
-            if report is not None:
-                report.skip(outcome)
-    if first_error and not found:
-        raise first_error
+def reason_of(error):
+    """Why a download failed, in a few words."""
+    return str(error) if isinstance(error, OfflineError) else type(error).__name__
 
 
-def collate(batch: list[Encoded], sop_id: int) -> dict[str, np.ndarray]:
-    """A training batch without padding: all tokens in one row, example after example, source before target. int64:
+def belle(name, split):
+    """File of a split of a BELLE data set, which paddlenlp downloads into its cache. Raises UserError."""
+    from paddlenlp.datasets.bellegroup import BelleGroup
 
-    input_ids [tokens], position_ids [2, tokens], labels [targets], lengths [examples, 2] of sources and targets.
-    """
-    sop = np.array([sop_id])
-    input_ids, places, blocks = [], [], []
-    for row in batch:
-        source, target = len(row.source_ids), len(row.target_ids)
-        input_ids += [row.source_ids, sop, row.target_ids[:-1]]
-        places += [np.arange(source), np.full(target, row.mask_index)]
-        blocks += [np.zeros(source), np.arange(1, target + 1)]
+    if name not in BelleGroup.BUILDER_CONFIGS:
+        known = ", ".join(BelleGroup.BUILDER_CONFIGS)
+        raise UserError(f"--task_name {name}: no such file or directory, and no data set of {BELLE} ({known})")
+    try:
+        with contained_archives():
+            path = Path(BelleGroup(name=name)._get_data(split))
+    except ArchiveError:
+        raise
+    except Exception as error:
+        raise DownloadError(
+            f"{name} could not be downloaded ({reason_of(error)}): check the network, or give its file or "
+            "directory as --task_name; demo_instruction needs no network"
+        ) from None
+    # paddlenlp has "NAME.zip" where some archives have "NAME".
+    return path if path.exists() else Path(str(path.parent).removesuffix(".zip")) / path.name
+
+
+def select(data_args, args, splits, template):
+    """{"train": selections.Selection, "dev": …} of what a run needs; what it does not need is left out. How records
+    become texts is left open: that is remembered with the model. Raises UserError."""
+    lines.set_limit(data_args.max_record_bytes)
+    columns = parse_columns(data_args.columns)
+    if data_args.prompt not in (None, BUILT_IN):
+        OwnPrompt.parse(data_args.prompt)
+    needed = {"train": args.do_train, "dev": args.do_eval}
+    counts = {"train": data_args.max_train_samples, "dev": data_args.max_eval_samples}
+    chosen = parts(splits, needed, data_args.dev_ratio, args.seed)
+    history = getattr(data_args, "train_on_history", False)
     return {
-        "input_ids": np.concatenate(input_ids).astype(np.int64),
-        "position_ids": np.stack([np.concatenate(places), np.concatenate(blocks)]).astype(np.int64),
-        "labels": np.concatenate([row.target_ids for row in batch]).astype(np.int64),
-        "lengths": np.array([[len(row.source_ids), len(row.target_ids)] for row in batch], np.int64),
+        split: Selection(
+            path,
+            template,
+            on_bad_data=data_args.on_bad_data or ("skip" if is_downloaded(data_args) else "error"),
+            max_samples=counts[split],
+            part=part,
+            with_history=history and split == "train",
+            columns=columns,
+        )
+        for split, (path, part) in chosen.items()
     }
 
 
-def collate_padded(batch: list[Encoded], pad_id: int, sop_id: int) -> dict[str, np.ndarray]:
-    """A training batch as paddlenlp lays it out, padded on the right to its longest row. int64 throughout:
-
-    input_ids [batch, length], position_ids [batch, 2, length], source_length [batch],
-    labels [batch, length] (IGNORED_LABEL everywhere but at target positions).
-    """
-    length = max(row.length for row in batch)
-    input_ids = np.full((len(batch), length), pad_id, np.int64)
-    position_ids = np.zeros((len(batch), 2, length), np.int64)
-    labels = np.full((len(batch), length), IGNORED_LABEL, np.int64)
-    for i, row in enumerate(batch):
-        source, end = len(row.source_ids), row.length
-        input_ids[i, :source] = row.source_ids
-        input_ids[i, source] = sop_id
-        input_ids[i, source + 1 : end] = row.target_ids[:-1]
-        labels[i, source:end] = row.target_ids
-        position_ids[i, 0, :source] = np.arange(source)
-        position_ids[i, 0, source:end] = row.mask_index
-        position_ids[i, 1, source:end] = np.arange(1, end - source + 1)
-    source_length = np.array([len(row.source_ids) for row in batch], np.int64)
-    return {"input_ids": input_ids, "position_ids": position_ids, "source_length": source_length, "labels": labels}
-
-
-def attention_mask(source_length: np.ndarray, length: int) -> np.ndarray:
-    """Which key each query may see, bool [batch, 1, length, length]: those of the source, and those not after it.
-
-    Padding comes last in a row, so that no real query sees it.
-    """
-    key, query = np.arange(length)[None, None, None, :], np.arange(length)[None, None, :, None]
-    return (key < np.asarray(source_length)[:, None, None, None]) | (key <= query)
-
-
-def collate_prompts(batch: list[Encoded], pad_id: int) -> dict[str, np.ndarray]:
-    """Prompts to generate from, padded on the right.
-
-    input_ids int64 [batch, length], source_mask float32 [batch, length] (1 real, 0 padding), mask_index int64 [batch].
-    """
-    length = max(len(row.source_ids) for row in batch)
-    input_ids = np.full((len(batch), length), pad_id, np.int64)
-    source_mask = np.zeros((len(batch), length), np.float32)
-    for i, row in enumerate(batch):
-        input_ids[i, : len(row.source_ids)] = row.source_ids
-        source_mask[i, : len(row.source_ids)] = 1
-    mask_index = np.array([row.mask_index for row in batch], np.int64)
-    return {"input_ids": input_ids, "source_mask": source_mask, "mask_index": mask_index}
-
-
-def lengths_of(rows) -> np.ndarray:
-    """Tokens of rows, int64 [rows, 4]: source, target (-1 where there is none), and both before cutting.
-
-    rows: a list of Encoded, or what has such an array as its `lengths`.
-    """
-    if hasattr(rows, "lengths"):
-        return rows.lengths
-    lengths = [
-        (len(row.source_ids), -1 if row.target_ids is None else len(row.target_ids))
-        + (row.full_source_length, row.full_target_length)
-        for row in rows
-    ]
-    return np.array(lengths, np.int64).reshape([-1, 4])
-
-
-def length_statistics(lengths: np.ndarray) -> dict[str, int]:
-    """Count, median, 95th percentile and maximum of the lengths in tokens before cutting, and how many were cut.
-
-    lengths: as lengths_of() gives them. Specials count, as they do in src_length and tgt_length; percentiles are
-    lengths that occur (nearest rank).
-    """
-    source, target, full_source, full_target = lengths.T
-    there = target >= 0
-    return {
-        **_summary("source", full_source),
-        "source_cut": int((full_source > source).sum()),
-        **_summary("target", full_target[there]),
-        "target_cut": int((full_target > target)[there].sum()),
+def load_splits(data_args, args, selections, tokenizer):
+    """(training rows, evaluation rows), None for what is not asked for; with what a run's first lines say of them."""
+    settings = tokenizer, data_args.src_length, data_args.tgt_length
+    prepared = tokenizer.preparation
+    if prepared.prompt:
+        logger.info(f"prompt: {prepared.prompt}")
+    selections = {
+        split: replace(selection, prompt=prepared.prompt, normalize=prepared.normalize)
+        for split, selection in selections.items()
     }
+    progress = not args.disable_tqdm
+    train_rows = eval_rows = None
+    if selection := selections.get("train"):
+        train_rows = encode_file(selection, *settings, progress=progress)
+        report_rows(train_rows, train_rows.report, data_args, tokenizer)
+    if selection := selections.get("dev"):
+        eval_rows, report = encode_texts(selection, *settings, progress=progress)
+        report_rows(eval_rows, report, data_args, tokenizer)
+    rows = train_rows or eval_rows or []
+    if args.do_eval:
+        warn_of_min_length(data_args, rows)
+    for row in (rows[i] for i in range(min(1, len(rows)))):
+        for name, ids in (("source", row.source_ids), ("target", row.target_ids)):
+            logger.info(f"first row, {name} of {len(ids)} tokens decoded back: {tokenizer.spelled(ids)}")
+    return train_rows, eval_rows
 
 
-def _summary(name: str, lengths: np.ndarray) -> dict[str, int]:
-    if not len(lengths):
-        return {f"{name}_count": 0}
-    median, p95 = np.percentile(lengths, [50, 95], method="inverted_cdf")
-    return {
-        f"{name}_count": len(lengths),
-        f"{name}_median": int(median),
-        f"{name}_p95": int(p95),
-        f"{name}_max": int(max(lengths)),
-    }
+def report_rows(rows, report, data_args, tokenizer):
+    """Say how many rows there are, how long they are and what was wrong with them."""
+    logger.info(report.summary())
+    statistics = examples.length_statistics(examples.lengths_of(rows))
+    logger.info(f"{report.path}: " + ", ".join(f"{name} {value}" for name, value in statistics.items()))
+    if statistics["target_cut"]:
+        logger.warning(
+            f"{statistics['target_cut']} targets were cut to {data_args.tgt_length} tokens; see --tgt_length"
+        )
+    if unknown := report.unknown(len(rows)):
+        helps = any(normalizer("simplified")(character) != character for character in report.unknown_at)
+        logger.warning(unknown + "; --normalize simplified writes traditional ones as simplified ones" * helps)
 
 
-def check_min_tgt_length(target_lengths, min_tgt_length: int) -> str | None:
-    """A warning if at least 95 % of the targets (lengths in tokens, without the end token) are shorter than the minimum
-    that decoding would force on every prediction; None if all is well."""
-    lengths = np.asarray(target_lengths)
-    shorter = int((lengths < min_tgt_length).sum())
-    if not len(lengths) or shorter < 0.95 * len(lengths):
-        return None
-    median, longest = int(np.percentile(lengths, 50, method="inverted_cdf")), int(lengths.max())
-    return (
-        f"min_tgt_length is {min_tgt_length}, but {shorter} of {len(lengths)} targets are shorter "
-        f"(median {median}, longest {longest} tokens): every prediction is made at least {min_tgt_length} tokens long, "
-        f"most of it filler; try --min_tgt_length {max(0, int(lengths.min()))}"
-    )
+def has_numbers(rows):
+    """Whether a target of rows with texts has a number in it."""
+    return any(metrics.final_number(row.example.target) is not None for row in rows)
+
+
+def warn_of_min_length(data_args, rows):
+    """Warn if evaluation is made to write more than the targets have."""
+    warning = examples.check_min_tgt_length(examples.lengths_of(rows)[:, 1] - 1, data_args.min_tgt_length)
+    if warning:
+        logger.warning(warning)
+
+
+def check_lengths(config, splits, tgt_length):
+    """Raise UserError if positions would be needed that the model does not have; splits: rows, or None."""
+    longest = max((examples.lengths_of(rows)[:, 0].max() for rows in splits if rows), default=0)
+    check_positions(config.max_sequence_length + 1, int(longest), tgt_length)

@@ -7,13 +7,16 @@ writes glm.pdmodel, glm.pdiparams, glm_generation_config.json and the tokenizer 
 onnx, glm.onnx and glm.onnx.data in place of the first two.
 """
 
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments import ScoredDecodingArguments, choice, parse, to_generation_config
-from errors import UserError, one_line_errors
+from glm.command_line import choice, parse
+from glm.errors import UserError, one_line_errors, say
+from glm.files import places
+from glm.inference.arguments import ScoredDecodingArguments, to_generation_config
 
 
 @dataclass
@@ -32,16 +35,22 @@ class ExportArguments:
     )
     dtype: str = choice(
         None,
-        "dtype of the stored weights; float16 halves the file, int8 quarters it and makes ONNX programs faster. "
-        "Default: the model's own; float32 for ONNX.",
-        choices=("float32", "float16", "int8"),
+        "dtype of the stored weights; float16 and bfloat16 halve the file, int8 quarters it and makes ONNX programs "
+        "faster. Default: the model's own; float32 for ONNX.",
+        choices=("float32", "float16", "bfloat16", "int8"),
     )
 
     def __post_init__(self):
+        if self.output_path.endswith("/") or os.path.isdir(self.output_path):
+            prefix = Path(self.output_path) / "glm"
+            raise UserError(
+                f"--output_path {self.output_path} is a directory; add a prefix for the names of files in it, as in "
+                f"{prefix}"
+            )
         if self.format == "onnx":
             self.dtype = self.dtype or "float32"
-            if self.dtype == "float16":
-                raise UserError("--dtype float16 is for --format paddle; ONNX programs have float32 or int8")
+            if self.dtype in ("float16", "bfloat16"):
+                raise UserError(f"--dtype {self.dtype} is for --format paddle; ONNX programs have float32 or int8")
 
 
 def main(argv=None):
@@ -49,21 +58,22 @@ def main(argv=None):
     arguments, decoding = parse((ExportArguments, ScoredDecodingArguments), argv, __doc__)
     with one_line_errors():
         config = to_generation_config(decoding, decoding.seed)
-        import adapters
-        import checkpoint
-        import program
+        places.check_file(arguments.output_path, "--output_path")
+        from glm.export import program, trial
+        from glm.weights import adapters, model_directory
 
-        directory = checkpoint.resolve(arguments.model_name_or_path)
-        tokenizer = checkpoint.load_tokenizer(directory)
-        dtype = arguments.dtype or checkpoint.stored_dtype(directory)
+        directory = model_directory.resolve(arguments.model_name_or_path)
+        tokenizer = adapters.load_tokenizer(directory, arguments.lora_path)
+        dtype = arguments.dtype or model_directory.stored_dtype(directory)
         if arguments.lora_path:
             model = adapters.load_merged(directory, arguments.lora_path)
         else:
-            model = checkpoint.load_model(directory)
-    target = Path(arguments.output_path)
-    program.save(model, tokenizer, config, target.parent, target.name, dtype, arguments.format)
+            model = model_directory.load_model(directory)
+        target = Path(arguments.output_path)
+        program.save(model, tokenizer, config, target.parent, target.name, dtype, arguments.format)
+        trial.remember(program.describe(target.parent, target.name))
     graph, weights = program.FILES[arguments.format]
-    print(f"program written to {target}{graph}, weights ({dtype}) to {target}{weights}")
+    say(f"program written to {target}{graph}, weights ({dtype}) to {target}{weights}")
 
 
 if __name__ == "__main__":

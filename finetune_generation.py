@@ -8,26 +8,32 @@
 A JSON file, if it comes first, holds values for the flags; flags override it. README.md explains the flags.
 """
 
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
-from arguments import parse
-from errors import one_line_errors
+from glm.command_line import parse
+from glm.errors import one_line_errors
 
 
 def main(argv=None):
     """Parse the command line and run."""
-    import tasks
-    from training import finetune
-    from training_arguments import DataArguments, GLMTrainingArguments, LoraArguments, ModelArguments, set_up_logging
-
-    set_up_logging()
     with one_line_errors():
+        import data
+        from glm.training.arguments import (
+            DataArguments,
+            GLMTrainingArguments,
+            LoraArguments,
+            ModelArguments,
+            set_up_logging,
+        )
+        from utils import finetune
+
+        set_up_logging()
         model_args, data_args, lora_args, args = parse(
             (ModelArguments, DataArguments, LoraArguments, GLMTrainingArguments), argv, __doc__
         )
 
         def locate(*needed):
-            return tasks.question_generation(data_args.task_name, *needed)
+            return data.question_generation(data_args.task_name, *needed)
 
         finetune(model_args, data_args, lora_args, args, locate, "qg")
 

@@ -5,12 +5,15 @@
         --data_file dev.json --output_file predictions.jsonl
 """
 
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from arguments import BEAMS_ONLY, OVERRIDES, SAMPLING_ONLY, PromptArguments, UsageError, choice, parse
-from errors import UserError, one_line_errors
+from glm.command_line import UsageError, choice, parse
+from glm.errors import UserError, one_line_errors
+from glm.inference.arguments import BEAMS_ONLY, OVERRIDES, SAMPLING_ONLY, PromptArguments, with_flags
+from glm.needs import Need
 
 
 @dataclass
@@ -32,12 +35,14 @@ class ProgramArguments:
 class LimitArguments:
     """Inputs of the program; what is not given is as the export recorded it."""
 
+    NEEDS: ClassVar = (Need("scores", lambda flags: not flags.interactive, beside="--interactive"),)
+
     tgt_length: int = choice(None, "Longest generated text in tokens, end token included.")
     min_tgt_length: int = choice(None, "Shortest generated text in tokens.")
     length_penalty: float = choice(None, "For programs with beams: they compete by log p / ((length + 5) / 6) ** this.")
     temperature: float = choice(None, "For sampling programs: logits are divided by it.")
-    top_k: int = choice(None, "For sampling programs: draw from the top_k most probable pieces; 0 keeps all.")
-    top_p: float = choice(None, "For sampling programs: draw from pieces of this total probability; 1 keeps all.")
+    top_k: int = choice(None, "For sampling programs: draw from the top_k most probable tokens; 0 keeps all.")
+    top_p: float = choice(None, "For sampling programs: draw from tokens of this total probability; 1 keeps all.")
     seed: int = choice(None, "For sampling programs: seed of the draws.")
     scores: bool = choice(False, "Also give each text's score, if the program was exported with --scores.")
 
@@ -45,7 +50,7 @@ class LimitArguments:
 def overridden(config, limits, prompts):
     """The program's GenerationConfig with the flags that were given. Raises UsageError for flags it has no use for."""
     if limits.scores and not config.output_scores:
-        raise UsageError("--scores: this program gives none; export it with --scores")
+        raise UsageError("--scores: this program gives none; export it anew with --scores")
     given = {flag: getattr(limits, flag) for flag in OVERRIDES if getattr(limits, flag) is not None}
     for flag in given:
         if flag in BEAMS_ONLY and config.num_beams == 1:
@@ -56,23 +61,24 @@ def overridden(config, limits, prompts):
     try:
         return replace(config, **changes, num_return_sequences=prompts.num_return_sequences)
     except UserError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(with_flags(str(error))) from None
 
 
 def main(argv=None):
     """Parse the command line, run the program, report."""
     arguments, prompts, limits = parse((ProgramArguments, PromptArguments, LimitArguments), argv, __doc__)
     with one_line_errors():
-        import data
-        import generation_config
-        import inference
-        import program
-        import runners
-        from tokenization import Tokenizer
+        from glm.data.tokenization import Tokenizer
+        from glm.decoding import generation_config
+        from glm.export import program, runners
+        from glm.files import manifest
+        from glm.inference.answers import answer_prompts
 
         exported = program.describe(arguments.model_path, arguments.model_prefix)
         config = overridden(exported.config, limits, prompts)
         tokenizer = Tokenizer(arguments.model_path)
+        program.check_tokenizer(exported, tokenizer)
+        tokenizer.preparation = exported.preparation
         run = runners.open_program(exported, arguments.runtime, arguments.device, arguments.backend)
 
         def run_batch(batch, rows):
@@ -82,40 +88,27 @@ def main(argv=None):
 
         if prompts.interactive:
             return converse(run_batch, tokenizer, config, prompts)
-        examples, report = inference.load_prompts(prompts)
-        encoded = data.encode_all(
-            examples, tokenizer, prompts.src_length, config.max_new_tokens, prompts.on_bad_data, report
-        )
-        longest = max((len(row.source_ids) for row in encoded), default=0)
-        generation_config.check_positions(exported.positions, longest, config.max_new_tokens)
-        settings = [str(exported.model_file), config, limits.scores]
-        partial = inference.kept_answers(prompts, encoded, settings)
-        with inference.interruptible(partial, len(encoded)):
-            answers = inference.answer_all(
-                encoded,
-                run_batch,
-                tokenizer,
-                batch_size=prompts.batch_size,
-                src_length=prompts.src_length,
-                new_tokens=config.new_tokens_a_prompt,
-                texts=config.num_return_sequences,
-                partial=partial,
-            )
-    inference.report_answers(answers, prompts.output_file, report, partial)
+        settings = [
+            manifest.identity(exported.directory, program.manifest_name(exported.prefix)),
+            config,
+            limits.scores,
+        ]
+        answer_prompts(prompts, tokenizer, config, settings, lambda: run_batch, exported.positions)
     return None
 
 
 def converse(run_batch, tokenizer, config, prompts):
     """Answer prompts from the terminal; a program gives whole texts."""
-    import data
-    import interactive
+    from glm.data.examples import collate_prompts, encode
+    from glm.inference import interactive
 
     def answer(example, write):
-        row = data.encode(example, tokenizer, prompts.src_length, config.max_new_tokens)
-        found = run_batch(data.collate_prompts([row], tokenizer.eos_id), [0])
+        row = encode(example, tokenizer, prompts.src_length, config.max_new_tokens)
+        interactive.tell_lost(row, tokenizer, prompts.src_length, write)
+        found = run_batch(collate_prompts([row], tokenizer.eos_id), [0])
         write("\n".join(map(tokenizer.decode, found[0] if isinstance(found, tuple) else found)))
 
-    interactive.converse(prompts.template or "qg", answer)
+    interactive.converse(prompts.template or "qg", answer, prompts.preparation(tokenizer.preparation))
 
 
 if __name__ == "__main__":

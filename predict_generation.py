@@ -5,23 +5,41 @@
         --data_file dev.json --output_file predictions.jsonl
     python predict_generation.py --model_name_or_path THUDM/glm-large-chinese --lora_path ./checkpoints/adapter \\
         --merge_lora_path ./checkpoints/merged
+    python predict_generation.py --lora_path ./checkpoints/adapter --export_peft ./checkpoints/adapter-peft
     python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo predict_generation.py \\
         --model_name_or_path ./checkpoints/glm-large-chinese/checkpoint-100
 """
 
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
-from arguments import PromptArguments, ScoredDecodingArguments, UsageError, choice, parse, to_generation_config
-from atomic import check_is_free, new_directory
-from errors import one_line_errors
+from glm.command_line import UsageError, choice, parse
+from glm.errors import one_line_errors, say
+from glm.inference.arguments import PromptArguments, ScoredDecodingArguments, to_generation_config
+from glm.needs import Need
+
+# All that has no effect where a model or an adapter is written in another form.
+NOTHING = ", which predicts nothing"
+PREDICTION = " ".join(spec.name for cls in (PromptArguments, ScoredDecodingArguments) for spec in fields(cls))
 
 
 @dataclass
 class ModelArguments:
     """The model to predict with."""
+
+    NEEDS: ClassVar = (
+        Need("scores", lambda flags: not flags.interactive, beside="--interactive"),
+        Need(PREDICTION, lambda flags: not flags.merge_lora_path, beside=f"--merge_lora_path{NOTHING}"),
+        Need(PREDICTION, lambda flags: not flags.export_peft, beside=f"--export_peft{NOTHING}"),
+        Need(
+            PREDICTION,
+            lambda flags: not flags.merge_tensor_parallel_path,
+            beside=f"--merge_tensor_parallel_path{NOTHING}",
+        ),
+    )
 
     model_name_or_path: str = choice(
         "THUDM/glm-large-chinese", "Directory or name of the model; with --lora_path, of its base model."
@@ -30,6 +48,11 @@ class ModelArguments:
     merge_lora_path: str = choice(
         None, "Write the model with the adapter added to its weights into this new directory; nothing is predicted."
     )
+    export_peft: str = choice(
+        None,
+        "Write the adapter of --lora_path as Hugging Face's PEFT reads it into this new directory; nothing is "
+        "predicted.",
+    )
     merge_tensor_parallel_path: str = choice(
         None, "Write the model, put together from its shards, into this new directory; nothing is predicted."
     )
@@ -37,30 +60,58 @@ class ModelArguments:
     def __post_init__(self):
         if self.merge_lora_path and not self.lora_path:
             raise UsageError("--merge_lora_path merges an adapter: give its directory as --lora_path")
+        if self.export_peft and not self.lora_path:
+            raise UsageError("--export_peft writes an adapter: give its directory as --lora_path")
+        if self.merge_lora_path and self.export_peft:
+            raise UsageError("--merge_lora_path and --export_peft write different things; one at a time")
         if self.merge_tensor_parallel_path and self.lora_path:
             raise UsageError("--merge_tensor_parallel_path merges shards alone; --merge_lora_path merges an adapter")
 
     @property
     def merges(self):
-        """Whether something is merged instead of predicted."""
-        return bool(self.merge_lora_path or self.merge_tensor_parallel_path)
+        """Whether a model or an adapter is written in another form instead of predicting."""
+        return bool(self.merge_lora_path or self.merge_tensor_parallel_path or self.export_peft)
 
 
 def merge(arguments):
-    """Write a merged model."""
-    import adapters
-    import checkpoint
-    import resharding
+    """Write a merged model, or an adapter for PEFT."""
+    from glm.files import locks, places
 
-    directory = checkpoint.resolve(arguments.model_name_or_path)
+    for flag in ("export_peft", "merge_tensor_parallel_path", "merge_lora_path"):
+        if target := getattr(arguments, flag):
+            places.check_directory(target, f"--{flag}")
+    if arguments.export_peft:
+        return export_peft(arguments)
+    from glm.files.atomic import check_is_free, new_directory
+    from glm.files.guarded import product
+    from glm.weights import adapters, model_directory, resharding
+
+    directory = model_directory.resolve(arguments.model_name_or_path)
     if arguments.merge_tensor_parallel_path:
         resharding.reshard(directory, arguments.merge_tensor_parallel_path, degree=1)
     else:
-        check_is_free(arguments.merge_lora_path, "--merge_lora_path")
-        model, tokenizer = adapters.load_merged(directory, arguments.lora_path), checkpoint.load_tokenizer(directory)
-        with new_directory(arguments.merge_lora_path, facts={}) as target:
-            checkpoint.save_model(model, tokenizer, target, checkpoint.stored_dtype(directory))
-    print(f"merged model written to {arguments.merge_tensor_parallel_path or arguments.merge_lora_path}")
+        with product(arguments.merge_lora_path), locks.held_for(arguments.merge_lora_path):
+            check_is_free(arguments.merge_lora_path, "--merge_lora_path")
+            model = adapters.load_merged(directory, arguments.lora_path)
+            tokenizer = adapters.load_tokenizer(directory, arguments.lora_path)
+            with new_directory(arguments.merge_lora_path, facts={}) as target:
+                model_directory.save_model(model, tokenizer, target, model_directory.stored_dtypes(directory))
+    say(f"merged model written to {arguments.merge_tensor_parallel_path or arguments.merge_lora_path}")
+    return None
+
+
+def export_peft(arguments):
+    """Write an adapter for PEFT; its base is not needed for that."""
+    from glm.files import locks
+    from glm.files.atomic import check_is_free
+    from glm.files.guarded import product
+    from glm.weights import peft_export
+
+    target = arguments.export_peft
+    with product(target), locks.held_for(target):
+        check_is_free(target, "--export_peft")
+        peft_export.export(arguments.lora_path, target, arguments.model_name_or_path)
+    say(f"adapter for PEFT written to {target}")
 
 
 class Predictor:
@@ -69,77 +120,68 @@ class Predictor:
     def __init__(self, arguments, prompts, decoding):
         """The arguments are those of the script."""
         self.config = to_generation_config(decoding, decoding.seed, num_return_sequences=prompts.num_return_sequences)
-        import checkpoint
+        from glm.weights import adapters, model_directory
 
         self.arguments, self.prompts, self.decoding = arguments, prompts, decoding
-        self.directory = checkpoint.resolve(arguments.model_name_or_path)
-        self.tokenizer = checkpoint.load_tokenizer(self.directory)
+        self.directory = model_directory.resolve(arguments.model_name_or_path)
+        self.tokenizer = adapters.load_tokenizer(self.directory, arguments.lora_path)
 
     def decoder(self, config, on_token=None):
         """A Decoder of the model, which is loaded."""
-        import adapters
-        from decoding import Decoder
-        from generation_config import SpecialIds
-        from parallel import launched_ranks
+        from glm.decoding.decoder import Decoder
+        from glm.decoding.generation_config import SpecialIds
+        from glm.parallel.ranks import launched_ranks
+        from glm.weights import adapters
 
         model = adapters.load_model(self.directory, self.arguments.lora_path, ranks=launched_ranks())
         return Decoder(model, config, SpecialIds.of(self.tokenizer, model.config.vocab_size), on_token)
 
     def predict(self):
         """Answer all prompts and write what comes of it."""
-        import data
-        import inference
+        from glm.inference.answers import answer_prompts
 
-        prompts, config = self.prompts, self.config
-        examples, report = inference.load_prompts(prompts)
-        limits = prompts.src_length, self.decoding.tgt_length
-        encoded = data.encode_all(examples, self.tokenizer, *limits, prompts.on_bad_data, report)
-        settings = [str(self.directory), self.arguments.lora_path, config]
-        partial = inference.kept_answers(prompts, encoded, settings, writes=is_first_rank())
-        from decoding import run
+        def open_decoder():
+            from glm.decoding.decoder import run
 
-        decoder = self.decoder(config)
-        with inference.interruptible(partial, len(encoded)):
-            answers = inference.answer_all(
-                encoded,
-                lambda batch, rows: run(decoder, batch, config, rows),
-                self.tokenizer,
-                batch_size=prompts.batch_size,
-                src_length=prompts.src_length,
-                new_tokens=config.new_tokens_a_prompt,
-                texts=config.num_return_sequences,
-                progress=is_first_rank(),
-                partial=partial,
-            )
-        if is_first_rank():
-            inference.report_answers(answers, prompts.output_file, report, partial)
+            decoder = self.decoder(self.config)
+            return lambda batch, rows: run(decoder, batch, self.config, rows)
+
+        settings = self.identity() if self.prompts.output_file else []
+        answer_prompts(self.prompts, self.tokenizer, self.config, settings, open_decoder, writes=is_first_rank())
+
+    def identity(self):
+        """What answers depend on besides prompts. Of a directory without a manifest all files are hashed for it."""
+        from glm.files import manifest
+
+        directories = [self.directory, *filter(None, [self.arguments.lora_path])]
+        return [self.config, *map(manifest.identity, directories)]
 
     def converse(self):
         """Answer prompts from the terminal, texts of one piece after another where there is one text."""
-        import data
-        from decoding import run
-        from interactive import converse
-        from tokenization import TextStream
+        from glm.data.examples import collate_prompts, encode
+        from glm.data.tokenization import TextStream
+        from glm.decoding.decoder import run
+        from glm.inference import interactive
 
         config = replace(self.config, output_scores=False)
         streams = config.num_beams == 1 and config.num_return_sequences == 1
-        stream, so_far, write = None, [], None
+        stream, write = None, None
 
         def on_token(_, pieces):
-            so_far.append(int(pieces[0]))
-            write(stream.piece(so_far))
+            write(stream.add(pieces[:1]))
 
         decoder = self.decoder(config, on_token if streams else None)
 
         def answer(example, show):
             nonlocal stream, write
             stream, write = TextStream(self.tokenizer), show
-            so_far.clear()
-            row = data.encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
-            ids = run(decoder, data.collate_prompts([row], self.tokenizer.eos_id), config)
-            show(stream.piece(so_far, final=True) if streams else "\n".join(map(self.tokenizer.decode, ids)))
+            row = encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
+            interactive.tell_lost(row, self.tokenizer, self.prompts.src_length, show)
+            ids = run(decoder, collate_prompts([row], self.tokenizer.eos_id), config)
+            show(stream.add([], final=True) if streams else "\n".join(map(self.tokenizer.decode, ids)))
 
-        converse(self.prompts.template or "qg", answer)
+        preparation = self.prompts.preparation(self.tokenizer.preparation)
+        interactive.converse(self.prompts.template or "qg", answer, preparation)
 
 
 def is_first_rank():

@@ -5,14 +5,15 @@
         --port 8080 --max_batch_size 16
 """
 
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import os
 import sys
 from dataclasses import dataclass
 
-from arguments import DecodingArguments, UsageError, choice, parse, to_generation_config
-from errors import RUN_ERROR, UserError, one_line, one_line_errors, tell
+from glm.command_line import choice, parse
+from glm.errors import RUN_ERROR, UserError, one_line, one_line_errors, say, tell
+from glm.inference.arguments import DecodingArguments, to_generation_config
 
 # How long the engine's thread may take to leave its batch when all is over, in seconds.
 LEAVING = 5.0
@@ -38,22 +39,18 @@ class ServerArguments:
     max_prompts_per_request: int = choice(64, "Prompts in one request; more get 413.")
     max_prompt_characters: int = choice(20000, "Characters of a prompt's fields together; more get 413.")
     max_request_bytes: int = choice(1048576, "Bytes of a request's body; more get 413.")
+    max_connections: int = choice(1024, "Connections at once; of more, the one that has been silent longest is closed.")
+    max_connections_per_address: int = choice(512, "The same, from one address; a proxy in front is one address.")
+    header_timeout: float = choice(10.0, "Seconds from a connection's beginning to its first request.")
+    body_timeout: float = choice(30.0, "Seconds that a request's body may take to arrive; later ones get 408.")
+    keep_alive_timeout: float = choice(15.0, "Seconds that a connection may wait for its next request.")
+    allowed_hosts: list[str] = choice(
+        None,
+        "Names that this server goes by besides localhost and addresses, and hosts whose pages may ask it; * for any. "
+        "Others get 403: a page elsewhere could reach this machine by them.",
+    )
     request_timeout: float = choice(300.0, "Seconds from a request's arrival to its answer; later ones get 504.")
     stop_timeout: float = choice(60.0, "Seconds after SIGTERM or SIGINT to finish what was accepted.")
-
-    def __post_init__(self):
-        for name in (
-            *("src_length", "max_batch_size", "max_concurrent_requests", "max_prompts_per_request"),
-            *("max_prompt_characters", "max_request_bytes"),
-        ):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("request_timeout", "stop_timeout"):
-            # Not "at most": that would let NaN pass.
-            if not 0 < getattr(self, name) <= 86400:
-                raise UsageError(f"--{name} is {getattr(self, name)}; it must be above 0 and at most 86400")
-        if not 0 <= self.port <= 65535:
-            raise UsageError(f"--port is {self.port}; it must be between 0 and 65535")
 
 
 def listen(host, port):
@@ -68,15 +65,14 @@ def listen(host, port):
 
 
 def loader(arguments, config, directory, tokenizer):
-    """A function that loads the model and gives the decode() of a batching_engine.Engine. Raises UserError."""
-    import adapters
-    import checkpoint
-    from decoding import Decoder, run
-    from generation_config import SpecialIds, check_positions
+    """A function that loads the model and gives the decode() of an engine.Engine. Raises UserError."""
+    from glm.decoding.decoder import Decoder, run
+    from glm.decoding.generation_config import SpecialIds, check_positions
+    from glm.weights import adapters, model_directory
 
     # Reading the configuration imports the last of paddlenlp, which sets how signals are handled; the server does after
     # it. And a model that cannot serve these lengths is no use loading.
-    positions = checkpoint.load_config(directory).max_sequence_length + 1
+    positions = model_directory.load_config(directory).max_sequence_length + 1
     check_positions(positions, arguments.src_length, config.max_new_tokens)
 
     def load():
@@ -95,13 +91,15 @@ def loader(arguments, config, directory, tokenizer):
 def build(arguments, decoding):
     """The exchanges.Service that the flags ask for; its engine is not yet started. Raises UserError."""
     config = to_generation_config(decoding, decoding.seed)
-    import checkpoint
-    from batching_engine import Engine
-    from exchanges import Service
-    from prompt_requests import Limits
+    from glm.serving.connections import Connections
+    from glm.serving.engine import Engine
+    from glm.serving.exchanges import Service
+    from glm.serving.origins import Origins
+    from glm.serving.requests import Limits
+    from glm.weights import adapters, model_directory
 
-    directory = checkpoint.resolve(arguments.model_name_or_path)
-    tokenizer = checkpoint.load_tokenizer(directory)
+    directory = model_directory.resolve(arguments.model_name_or_path)
+    tokenizer = adapters.load_tokenizer(directory, arguments.lora_path)
     budget = arguments.max_batch_size * (arguments.src_length + config.new_tokens_a_prompt)
     load = loader(arguments, config, directory, tokenizer)
     return Service(
@@ -112,6 +110,14 @@ def build(arguments, decoding):
         max_bytes=arguments.max_request_bytes,
         max_requests=arguments.max_concurrent_requests,
         timeout=arguments.request_timeout,
+        body_timeout=arguments.body_timeout,
+        connections=Connections(
+            arguments.max_connections,
+            arguments.max_connections_per_address,
+            arguments.header_timeout,
+            arguments.keep_alive_timeout,
+        ),
+        origins=Origins([*(arguments.allowed_hosts or ()), arguments.host]),
     )
 
 
@@ -121,10 +127,12 @@ def run(arguments, decoding):
     service = build(arguments, decoding)
     import asyncio
 
-    from serving import serve
+    from glm.serving import logs
+    from glm.serving.app import serve
 
+    logs.set_up()
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    print(f"serving on http://{host}:{listener.getsockname()[1]}", flush=True)
+    say(f"serving on http://{host}:{listener.getsockname()[1]}")
     try:
         asyncio.run(serve(service, listener, arguments.stop_timeout))
     finally:

@@ -1,237 +1,300 @@
-"""GLMTrainer: paddlenlp's Trainer with GLM's loss, batches, schedule, and evaluation by generation."""
+"""A fine-tuning run from arguments to results: what finetune_*.py have in common. Importing it imports paddle."""
 
-import math
-import sys
-import time
+import os
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import paddle
-from paddlenlp.trainer import PrinterCallback, ProgressCallback
-from paddlenlp.trainer.trainer_utils import SchedulerType, speed_metrics
-from paddlenlp.transformers.model_utils import unwrap_model
+import paddle.distributed as dist
+from paddlenlp.trainer import set_seed
 from paddlenlp.utils.log import logger
 
 import data
-import display
-import evaluation
-import memory
-import metrics
-from batching import TrainingBatches
-from callbacks import AverageGradients
-from dropout import Noise
-from memory import OutOfMemory
-from meter import Meter, peak_memory_gib
-from optimization import AdamW, GlobalNormClip, linear_factor
-from resumable import ResumableTrainer
-from step_guard import StepGuard
-from strides import without_views
+from glm import json_text, metrics
+from glm.command_line import UsageError, effective_config
+from glm.data import examples
+from glm.errors import UserError, end_without_destructors
+from glm.files import locks, places
+from glm.files.guarded import by_product, product, write_text
+from glm.inference import answer_lines
+from glm.inference.arguments import to_generation_config
+from glm.model import losses
+from glm.model.lora import add_lora
+from glm.parallel.ranks import Ranks, gather_objects
+from glm.training import continuation, memory, optimization
+from glm.training.callbacks import EarlyStopping, MetricsFile, draw_metrics
+from glm.training.display import Progress, closing
+from glm.training.memory import OutOfMemory
+from glm.training.trainer import GLMTrainer
+from glm.training.training_state import ARGUMENTS_FILE
+from glm.weights import adapters, model_directory
 
 
-class GLMTrainer(ResumableTrainer):
-    """Trains on lists of data.Encoded; evaluates by loss and by what is generated.
+def finetune(model_args, data_args, lora_args, args, locate, template):
+    """Train, evaluate and write every output of a run.
 
-    tokenizer: tokenization.Tokenizer. generation: GenerationConfig of evaluation, None without it. score_numbers: see
-    metrics.score(). The others as for ResumableTrainer.
+    The arguments are those of glm.training.arguments. locate(need_train, need_dev) gives the splits' files, see
+    data.py.
+    template: name in templates.TEMPLATES.
     """
+    places.check_directory(args.output_dir, "--output_dir")
+    if args.world_size > 1:
+        end_without_destructors()
+    generates = args.do_eval and not args.prediction_loss_only
+    generation = to_generation_config(data_args, args.seed) if generates else None
+    if args.dry_run:
+        return dry_run(model_args, data_args, lora_args, args, locate, template)
+    selections = data.select(data_args, args, locate(args.do_train, args.do_eval), template)
+    with ExitStack() as held:
+        # All ranks get to know if somebody else is there.
+        lock = locks.held(Path(args.output_dir) / ".lock", f"--output_dir {args.output_dir}")
+        answer_of_first_rank(lambda: held.enter_context(lock))
+        return run(model_args, data_args, lora_args, args, selections, generation, template)
 
-    def __init__(self, *, tokenizer, generation, score_numbers=False, **kwargs):
-        super().__init__(tokenizer=tokenizer, data_collator=self.collate, **kwargs)
-        self.pop_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
-        if self.ranks.size > 1 and self.sharding is None and self.args.dataset_world_size > 1:
-            self.add_callback(AverageGradients(self.args.data_parallel_ranks))
-        self.score_numbers = score_numbers
-        self.generation = generation
-        self.meter = Meter()
-        self.answers = []
-        self.micro_batch = None, 0  # optimizer step, number in it
-        self.step_loss = None
-        interval = 1 if self.reads_at_once else self.args.logging_steps
-        self.guard = StepGuard(self.args.max_bad_steps, interval, self.bad_records, logger.warning, self.last_good)
 
-    def collate(self, rows):
-        """A batch of data.Encoded as arrays for the model."""
-        return data.collate(rows, self.tokenizer.sop_id)
+def run(model_args, data_args, lora_args, args, selections, generation, template):
+    """finetune(), once output_dir is this run's alone. selections: of data.select(). generation: GenerationConfig of
+    evaluation, or None."""
+    last_checkpoint, doomed = answer_of_first_rank(lambda: continuation.begin(args))
+    set_seed(args.seed)
+    directory = model_directory.resolve(model_args.model_name_or_path)
+    tokenizer = prepared(adapters.load_tokenizer(directory, lora_args.lora_path), data_args)
+    train_rows, eval_rows = data.load_splits(data_args, args, selections, tokenizer)
+    numbers = template == "instruction" and data.has_numbers(eval_rows or [])
+    if args.metric_for_best_model.endswith("number_match") and not numbers:
+        raise UsageError("--metric_for_best_model number_match needs instructions whose answers have numbers in them")
+    model, files = load_model(model_args, lora_args, args, directory, tokenizer)
+    data.check_lengths(model.config, (train_rows, eval_rows), data_args.tgt_length)
+    processes = f"{args.world_size} processes, " if args.world_size > 1 else ""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    logger.info(f"model: {directory}; {processes}{paddle.get_device()}, {threads} threads each")
+    estimate = print_memory(model, args, train_rows)
+    if args.do_eval:
+        for line in metrics.definition(numbers).splitlines():
+            logger.info(line)
 
-    def training_step(self, model, inputs):
-        """One forward and backward pass over a micro-batch: its share of the optimizer step's loss, on one rank.
+    arguments = effective_config(model_args, data_args, lora_args, args)
+    shape = (
+        settle(last_checkpoint, doomed, arguments, (directory, lora_args, args), train_rows) if args.do_train else {}
+    )
 
-        All micro-batches of the step, on all ranks, add up to the mean over all its target tokens.
-        """
-        self.scores = None
-        self.meter.add(inputs["lengths"].sum())
-        model.train()
-        inputs = self._prepare_inputs(inputs)
-        batches = self.callback_handler.train_dataloader.batch_sampler
-        # Ranks average their gradients.
-        divisor = batches.target_tokens(self.state.global_step) / self.args.dataset_world_size
-        try:
-            loss = self.forward_and_backward(model, inputs, divisor)
-        except MemoryError:
-            loss = None
-        if loss is None:
-            # Not in the block above: while an exception is handled, it holds what its frames hold.
-            self.optimizer.clear_grad()
-            raise OutOfMemory(self.out_of_memory(inputs), is_whole=True)
-        counted = self.guard.loss(loss)
-        self.step_loss = counted if self.step_loss is None else self.step_loss + counted
-        return counted if self.resumed is None else counted + self.go_on()
-
-    def forward_and_backward(self, model, inputs, divisor):
-        """Add a micro-batch's gradients to those of the step; its loss."""
-        with without_views(), self.autocast_smart_context_manager():
-            loss = model(**inputs, label_smoothing=self.args.label_smoothing, divisor=divisor, noise=self.noise())
-            # A loss that is not finite makes its gradients so: all ranks leave the step out then.
-            finite = paddle.isfinite(loss.detach())
-            loss = loss * paddle.where(finite, paddle.ones_like(loss), paddle.full_like(loss, math.nan))
-            (self.scaler.scale(loss) if self.do_grad_scaling else loss).backward()
-        return loss.detach()
-
-    def out_of_memory(self, inputs):
-        """What to tell of a micro-batch (None if it is over) that memory did not suffice for."""
-        lengths = inputs["lengths"] if inputs else np.zeros([0, 2])
-        return memory.advice(self.state.global_step + 1, len(lengths), int(lengths.sum()), self.estimated_memory)
-
-    def noise(self):
-        """The random draws of the next micro-batch, which depend on the seed and on where the run stands alone."""
-        step = self.state.global_step
-        self.micro_batch = step, self.micro_batch[1] + 1 if self.micro_batch[0] == step else 0
-        key = self.args.seed, *self.micro_batch, self.args.dataset_rank
-        return Noise(*key, neftune_alpha=self.args.neftune_alpha)
-
-    def log(self, logs, **kwargs):
-        """Log, with speed, gradient norm and memory beside a training loss."""
-        if "loss" in logs:
-            logs["tokens_per_second"] = round(self.meter.lap(), 1)
-            logs["memory_gib"] = round(peak_memory_gib(), 3)
-            norm = self.optimizer._grad_clip.last_norm
-            logs["loss"] = finite(self.guard.mean_of_good(logs["loss"], self.steps_since_log))
-            if norm is not None:
-                logs["grad_norm"] = finite(round(float(norm), 6))
-        super().log(logs, **kwargs)
-
-    def _get_train_sampler(self):
-        rows, args = self.train_dataset, self.args
-        lengths = data.lengths_of(rows)[:, :2]
-        totals = lengths.sum(axis=1)
-        return TrainingBatches(
-            rows,
-            totals,
-            lengths[:, 1],
-            args.per_device_train_batch_size,
-            accumulation=args.gradient_accumulation_steps,
-            seed=args.seed,
-            group=args.group_by_length,
-            capacity=int(totals.max()) if args.packing else None,
-            num_replicas=args.dataset_world_size,
-            rank=args.dataset_rank,
-            drop_last=args.dataloader_drop_last,
+    def make_trainer():
+        patience = args.early_stopping_patience
+        return GLMTrainer(
+            model=model,
+            args=args,
+            tokenizer=tokenizer,
+            generation=generation,
+            files=files,
+            score_numbers=numbers,
+            arguments=arguments,
+            shape=shape,
+            estimate=estimate,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            callbacks=[Progress(), MetricsFile(), *([EarlyStopping(patience)] if patience else [])],
         )
 
-    def create_optimizer(self, lr_scheduler=None):
-        """AdamW as paddlenlp sets it up, with no decay for biases and norms; with a clip that remembers the norm."""
-        args = self.args
-        if self.optimizer is None:
-            decaying = {
-                parameter.name
-                for name, parameter in self.model.named_parameters()
-                if "bias" not in name and "norm" not in name
-            }
-            self.optimizer = AdamW(
-                self.lr_scheduler if lr_scheduler is None else lr_scheduler,
-                beta1=args.adam_beta1,
-                beta2=args.adam_beta2,
-                epsilon=args.adam_epsilon,
-                parameters=self.model.parameters(),
-                weight_decay=args.weight_decay,
-                apply_decay_param_fun=decaying.__contains__,
-                grad_clip=GlobalNormClip(args.max_grad_norm if args.max_grad_norm > 0 else math.inf, self.ranks),
-                multi_precision=args.fp16_opt_level == "O2",
-            )
-        return self.optimizer
+    if args.should_save:
+        with by_product(ARGUMENTS_FILE, logger.warning):
+            write_text(Path(args.output_dir) / ARGUMENTS_FILE, json_text.pretty(arguments))
+    trainer, results = train(make_trainer, args, last_checkpoint) if args.do_train else (make_trainer(), {})
+    if args.do_eval:
+        results.update(evaluate(trainer))
+    if args.should_save:
+        path = Path(args.output_dir) / "all_results.json"
+        with product(path, "the model is saved; --do_eval alone evaluates it again"):
+            write_text(path, json_text.pretty(results))
+        if args.do_train:
+            # Once more, for the last evaluation is in it now.
+            draw_metrics(args.output_dir)
+        for line in closing(args.output_dir, arguments, os.listdir(args.output_dir)):
+            logger.info(line)
+    return results
 
-    def create_scheduler(self, num_training_steps):
-        """Linear warm-up, then linear decay to lr_decay_ratio * learning_rate; paddlenlp's for other types."""
-        if self.args.lr_scheduler_type != SchedulerType.LINEAR:
-            return super().create_scheduler(num_training_steps)
-        warmup = self.args.warmup_steps or math.ceil(self.args.warmup_ratio * num_training_steps)
-        ratio = self.args.lr_decay_ratio
-        self.lr_scheduler = paddle.optimizer.lr.LambdaDecay(
-            self.args.learning_rate, lambda step: linear_factor(step, warmup, num_training_steps, ratio)
+
+def settle(last_checkpoint, doomed, arguments, started, rows):
+    """The shape of a run, which is compared with that of the checkpoint that it goes on from, if any; then what has to
+    go of older ones does. started: (the model's directory, LoraArguments, the training arguments)."""
+    directory, lora_args, args = started
+    of_each = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    examples_a_step = of_each * args.data_parallel_ranks.size
+
+    def compared():
+        shape = continuation.shape_of_run(
+            arguments,
+            rows=rows,
+            examples_a_step=examples_a_step,
+            base=directory,
+            adapter=lora_args.lora_path,
+            adapter_config=lora_config(lora_args) if lora_args.lora else None,
         )
-        return self.lr_scheduler
+        if last_checkpoint:
+            continuation.check_same_run(last_checkpoint, shape, bool(args.resume_from_checkpoint))
+        continuation.remove(doomed)
+        return shape
 
-    def share(self):
-        """This rank's share of rows to evaluate."""
-        size = self.args.dataset_world_size
-        return evaluation.Share(size, self.args.dataset_rank, self.args.world_size // size)
+    shape = answer_of_first_rank(compared)
+    if last_checkpoint:
+        logger.info(f"resuming from {last_checkpoint}; --overwrite_output_dir would start anew")
+    return shape
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Loss, perplexity and scores of generated texts on eval_dataset, as "eval_…"; args.prediction_loss_only leaves
-        the texts out.
 
-        self.answers keeps the texts, and self.scores the results until the weights change.
-        """
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        start = time.time()
-        model = unwrap_model(self.model)
-        model.eval()
-        share, batch_size = self.share(), self.args.per_device_eval_batch_size
-        with self.autocast_smart_context_manager():
-            loss = evaluation.mean_loss(model, rows, self.collate, batch_size, share)
-        scores = {}
-        if not self.args.prediction_loss_only:
-            progress = not self.args.disable_tqdm and self.is_world_process_zero() and sys.stderr.isatty()
-            self.answers = evaluation.answers(model, rows, self.generation, self.tokenizer, batch_size, share, progress)
-            for line in display.samples(self.answers) if self.is_world_process_zero() else ():
-                logger.info(line)
-            predictions, targets = zip(*((row.prediction, row.target) for row in self.answers), strict=True)
-            scores = metrics.score(predictions, targets, numbers=self.score_numbers)
-        model.train()
-        results = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), **scores}
-        results = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
-        results.update(speed_metrics(metric_key_prefix, start, num_samples=len(rows)))
-        self.scores = dict(results)
-        self.log(results)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
-        return results
+def prepared(tokenizer, data_args):
+    """A Tokenizer whose model's prompts are made as the flags ask, and otherwise as they were."""
+    tokenizer.preparation = tokenizer.preparation.changed(data_args.prompt, data_args.normalize)
+    return tokenizer
 
-    def _wrap_model(self, model, training=True):
-        if self.ranks.size == 1 or self.sharding is not None:
-            return super()._wrap_model(model, training)
-        # The parent would wrap it for fleet's parallel layers. Ours exchange what they have to by themselves, and
-        # AverageGradients does the rest.
-        degree, self.args.tensor_parallel_degree = self.args.tensor_parallel_degree, -1
+
+def load_model(model_args, lora_args, args, directory, tokenizer):
+    """(model, what saves and loads the part of it that is trained): all of it, or a LoRA adapter."""
+    ranks = args.tensor_parallel_ranks
+    if not lora_args.lora:
+        model = model_directory.load_model(directory, ranks=ranks)
+        return model, (model_directory.WholeModel if ranks.size == 1 else model_directory.ShardedModel)(
+            model, tokenizer
+        )
+    config, fingerprint = lora_config(lora_args), {}
+    model = model_directory.load_model(directory, fingerprint=fingerprint, ranks=ranks)
+    add_lora(model, config, args.seed, lora_args.lora_plus_scale)
+    adapter = adapters.Adapter(model, config, model_args.model_name_or_path, fingerprint, tokenizer.preparation)
+    if lora_args.lora_path:
+        adapter.load(lora_args.lora_path)
+    return model, adapter
+
+
+def lora_config(lora_args):
+    """The LoraConfig of a run: what was asked for, and for the rest what the adapter to go on from has."""
+    return lora_args.config(adapters.read_config(lora_args.lora_path)[0] if lora_args.lora_path else None)
+
+
+def answer_of_first_rank(question):
+    """What a function returns on the first rank, which alone calls it, or the UserError that it raises there."""
+    answer = error = None
+    if dist.get_rank() == 0:
         try:
-            return super()._wrap_model(model, training)
-        finally:
-            self.args.tensor_parallel_degree = degree
-
-    def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
-        """What there is to do after an optimizer step; called at the end of an epoch, too."""
-        clip, step = self.optimizer._grad_clip, self.state.global_step
-        if self.step_loss is not None:
-            tr_loss.subtract_(self.guard.step(step - 1, clip.last_norm, self.step_loss).reshape(tr_loss.shape))
-            self.step_loss = None
-            if number := self.asked_to_stop():
-                self.stopped_by = number
-                self.control.should_save = self.control.should_training_stop = True
-        self.running_loss = tr_loss
-        self.steps_since_log = step - self._globalstep_last_logged
-        super()._maybe_log_save_evaluate(tr_loss, model, epoch, ignore_keys_for_eval, **kwargs)
-        clip.last_norm = None
-
-    def bad_records(self, step, finite):
-        """The records of an optimizer step, in words: those of micro-batches whose loss was not finite, or of all where
-        every loss was. finite: of this rank's micro-batches."""
-        ranks = self.args.dataset_world_size
-        of_ranks = self.share().of_ranks(finite)
-        batches = self.callback_handler.train_dataloader.batch_sampler
-        shares = batches.plan()[step % batches.steps]
-        bad = [share for i, share in enumerate(shares) if not of_ranks[i % ranks][i // ranks]] or shares
-        rows = sorted({int(row) for share in bad for row in share})
-        return ", ".join(self.train_dataset[row].example.place for row in rows)
+            answer = question()
+        except UserError as mistake:
+            error = mistake
+    if dist.get_world_size() > 1:
+        answer, error = gather_objects((answer, error))[0]
+    if error is not None:
+        raise error
+    return answer
 
 
-def finite(number):
-    """The number, None if it is not finite: JSON has no such."""
-    return number if math.isfinite(number) else None
+def dry_run(model_args, data_args, lora_args, args, locate, template):
+    """Read, check and encode the data, show them and the memory that a run needs; {} as results.
+
+    What cannot be downloaded is done without: rows of the greatest lengths are then assumed.
+    """
+    config, tokenizer = model_directory.preview(model_args.model_name_or_path)
+    train_rows, eval_rows, selections = None, None, {}
+    try:
+        selections = data.select(data_args, args, locate(args.do_train, args.do_eval), template)
+    except data.DownloadError as error:
+        logger.warning(f"{error}; no data are read")
+    if tokenizer is None:
+        logger.warning(f"{model_args.model_name_or_path}: its tokenizer could not be downloaded; no data are read")
+    else:
+        if lora_args.lora_path:
+            tokenizer.preparation = adapters.load_tokenizer(tokenizer.directory, lora_args.lora_path).preparation
+        train_rows, eval_rows = data.load_splits(data_args, args, selections, prepared(tokenizer, data_args))
+        data.check_lengths(config, (train_rows, eval_rows), data_args.tgt_length)
+    model = model_directory.empty_model(config, Ranks.imagined(args.asked_degree))
+    if lora_args.lora:
+        add_lora(model, lora_config(lora_args))
+    assumed = [(data_args.src_length, data_args.tgt_length)] * args.per_device_train_batch_size
+    print_memory(model, args, train_rows, assumed, half=args.asked_for_half)
+    logger.info("dry run: nothing is trained")
+    return {}
+
+
+def print_memory(model, args, train_rows, assumed=None, half=None):
+    """Say how large a model is, and what training it takes; that in GiB, None without rows.
+
+    model: may have no weights yet. train_rows: examples.Encoded; without them, rows of the lengths `assumed`, if any.
+    half: whether weights are float16 or bfloat16; default: as in this run.
+    """
+    sizes = [int(np.prod(parameter.shape)) for parameter in model.parameters()]
+    shapes = [parameter.shape for parameter in model.parameters() if not parameter.stop_gradient]
+    trained = sum(int(np.prod(shape)) for shape in shapes)
+    of_rank = f" of each of {model.ranks.size} ranks" if model.ranks.size > 1 else ""
+    logger.info(f"parameters{of_rank}: {sum(sizes):,}, of which trained: {trained:,}")
+    lengths = examples.lengths_of(train_rows)[:, :2] if train_rows else assumed
+    if lengths is None:
+        return None
+    capacity = int(np.sum(lengths, axis=1).max()) if args.packing else None
+    rows = memory.largest_micro_batch(lengths, args.per_device_train_batch_size, capacity)
+    half = args.fp16_opt_level == "O2" and (args.fp16 or args.bf16) if half is None else half
+    parts = memory.training_memory(
+        model.config,
+        sum(sizes),
+        trained,
+        rows,
+        kept=optimization.numbers_kept(args.optim, shapes),
+        half=half,
+        recompute=args.recompute,
+        chunk=losses.CHUNK,
+        degree=model.ranks.size,
+    )
+    figures = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
+    kind = "half precision" if half else "float32"
+    logger.info(f"estimated memory of training on each device in {kind}, GiB: {figures}")
+    there = None if paddle.is_compiled_with_cuda() or args.dry_run else memory.available()
+    if there is not None and parts["total"] > there:
+        logger.warning(f"the machine has {there:.2f} GiB left: the run may be ended without a word")
+    return parts["total"]
+
+
+def train(make_trainer, args, last_checkpoint):
+    """Train and save the model; (the trainer, the numbers for all_results.json). make_trainer: () → GLMTrainer."""
+    trainer = make_trainer()
+    try:
+        result = trainer.train(resume_from_checkpoint=last_checkpoint)
+    except OutOfMemory as error:
+        if not (args.auto_batch and error.is_whole and args.per_device_train_batch_size % 2 == 0):
+            raise
+        result, reason = None, str(error)
+    if result is None:
+        last_checkpoint = trainer.save_now() or last_checkpoint
+        halve_micro_batch(args, reason)
+        trainer.arguments.update(
+            per_device_train_batch_size=args.per_device_train_batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+        )
+        trainer = make_trainer()
+        result = trainer.train(resume_from_checkpoint=last_checkpoint)
+    trainer.save_result()
+    with by_product("trainer_state.json", logger.warning):
+        trainer.save_state()
+    return trainer, {
+        "train_loss": result.training_loss,
+        "train_runtime": result.metrics["train_runtime"],
+        "train_tokens_per_second": round(trainer.meter.mean(), 1),
+    }
+
+
+def halve_micro_batch(args, reason):
+    """Halve the micro-batch and double the accumulation: the same examples in every step. reason: for the log."""
+    args.per_device_train_batch_size //= 2
+    args.gradient_accumulation_steps *= 2
+    logger.warning(
+        f"{reason}; going on with --per_device_train_batch_size {args.per_device_train_batch_size} "
+        f"--gradient_accumulation_steps {args.gradient_accumulation_steps}, which makes the same steps"
+    )
+
+
+def evaluate(trainer):
+    """Evaluate, write predictions.jsonl; the numbers for all_results.json."""
+    scores = trainer.scores or trainer.evaluate()
+    if trainer.answers and trainer.args.should_save:
+        path = Path(trainer.args.output_dir) / "predictions.jsonl"
+        with product(path, "the model is saved; --do_eval alone evaluates it again"):
+            answer_lines.write_lines(map(answer_lines.evaluation_line, trainer.answers), path)
+    renamed = {}
+    for name, value in scores.items():
+        bare = name.removeprefix("eval_")
+        renamed[bare if bare in metrics.ALL_SCORES else name] = value
+    return renamed

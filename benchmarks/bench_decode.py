@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import argparse
 import importlib.util
@@ -35,12 +35,10 @@ from measuring import (
 )
 from safetensors.numpy import load_file, save_file
 
-import checkpoint
-import generation_config
-import model_weights
-import program
-import runners
-from generation_config import GenerationConfig, SpecialIds
+from glm.decoding import generation_config
+from glm.decoding.generation_config import GenerationConfig, SpecialIds
+from glm.export import program, runners
+from glm.weights import model_directory, stored_weights
 
 SMALL = {"num_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 50048, "attention_scale": 8.0}
 LARGE = {"num_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "vocab_size": 50048}
@@ -97,10 +95,10 @@ def save_model(directory, shape):
     config = GLMConfig(**shape, max_sequence_length=1024, output_predict=True)
     config.save_pretrained(directory)
     rng, weights = np.random.default_rng(1), {}
-    for name, parameter in checkpoint.empty_model(config).named_parameters():
+    for name, parameter in model_directory.empty_model(config).named_parameters():
         centre = float("layernorm.weight" in name)
         weights[name] = centre + np.float32(0.02) * rng.standard_normal(parameter.shape, dtype="float32")
-    save_file(weights, Path(directory) / model_weights.SAFETENSORS)
+    save_file(weights, Path(directory) / stored_weights.SAFETENSORS)
 
 
 def prepare(directory, shape=SMALL):
@@ -109,7 +107,9 @@ def prepare(directory, shape=SMALL):
     for beams in (1, BEAMS):
         config = decoding(beams, NEW)
         for prefix, (kind, dtype) in EXPORTS.items():
-            program.write(checkpoint.load_model(directory), SPECIAL, config, directory, f"{prefix}{beams}", dtype, kind)
+            program.write(
+                model_directory.load_model(directory), SPECIAL, config, directory, f"{prefix}{beams}", dtype, kind
+            )
 
 
 def stock_model(config, directory):
@@ -117,7 +117,7 @@ def stock_model(config, directory):
     from paddlenlp.transformers import GLMForConditionalGeneration
 
     model = GLMForConditionalGeneration(config)
-    missing, unexpected = model.set_state_dict(load_file(Path(directory) / model_weights.SAFETENSORS))
+    missing, unexpected = model.set_state_dict(load_file(Path(directory) / stored_weights.SAFETENSORS))
     assert not missing + unexpected
     return model
 
@@ -126,7 +126,7 @@ def stock_side(directory, beams):
     """A function that decodes by paddlenlp, with any number of beams."""
     import paddle
 
-    model = stock_model(checkpoint.load_config(directory), directory)
+    model = stock_model(model_directory.load_config(directory), directory)
     model.eval()
 
     def decode(source, beams, new):
@@ -156,9 +156,9 @@ def stock_side(directory, beams):
 
 def eager_side(directory, beams):
     """A function that decodes by our model in Python, with one of the numbers of `beams`."""
-    from decoding import Decoder, run
+    from glm.decoding.decoder import Decoder, run
 
-    model = checkpoint.load_model(directory)
+    model = model_directory.load_model(directory)
     decoders = {count: Decoder(model, decoding(count, NEW), SPECIAL) for count in beams}
     return lambda source, beams, new: run(decoders[beams], random_prompts(source), decoding(beams, new))
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import json
 import os
@@ -41,7 +41,7 @@ JOBS = {
     ],
     "infer_onnx": ["infer_generation.py", "--model_path", "{export_onnx}", "--data_file", "demo/qg/dev.json"],
     "predict": ["predict_generation.py", "--model_name_or_path", "{qg}", "--data_file", "demo/qg/dev.json"],
-    "split": ["checkpoint.py", "split", "{qg}", "{split}", "--tensor_parallel_degree", "2"],
+    "split": ["-m", "glm.weights", "split", "{qg}", "{split}", "--tensor_parallel_degree", "2"],
     "instruction": ["finetune_instruction_generation.py", INSTRUCTION],
     "instruction_before": [
         *["finetune_instruction_generation.py", INSTRUCTION, "--do_train", "False", "--model_name_or_path", "{qg}"]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 from bench_decode import BATCH, BEAMS, LARGE, SIDES, TITLES, available, prepare
 from measuring import Figure, Worker, machine, parser, prepared_directory, report, seconds, serve

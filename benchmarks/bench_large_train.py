@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 from contextlib import ExitStack
 
@@ -21,10 +21,9 @@ from bench_decode import LARGE, save_model
 from bench_train import lengths, our_side, row
 from measuring import Figure, Worker, machine, parser, prepared_directory, report, seconds, serve
 
-import checkpoint
-import memory
-import model_weights
-from lora import LoraConfig, add_lora, lora_parameters
+from glm.model.lora import LoraConfig, add_lora, lora_parameters
+from glm.training import memory
+from glm.weights import model_directory, stored_weights
 
 STEPS = 6
 BATCHES = {"typical": [lengths(number)[:2] for number in range(STEPS)], "longest": [[(608, 160)] * 2] * STEPS}
@@ -107,7 +106,9 @@ def numbers_of_adapter(config, adapter):
     """How many numbers an adapter of a model has; 0 for None."""
     if adapter is None:
         return 0
-    return sum(factor.size for factor in lora_parameters(add_lora(checkpoint.empty_model(config), adapter)).values())
+    return sum(
+        factor.size for factor in lora_parameters(add_lora(model_directory.empty_model(config), adapter)).values()
+    )
 
 
 def main():
@@ -118,8 +119,8 @@ def main():
     print(machine())
     results = {}
     with prepared_directory(__file__) as directory:
-        config = checkpoint.load_config(directory)
-        parameters = Path(directory, model_weights.SAFETENSORS).stat().st_size // 4
+        config = model_directory.load_config(directory)
+        parameters = Path(directory, stored_weights.SAFETENSORS).stat().st_size // 4
         for batch, sides in GROUPS:
             times = measured(batch, sides, directory)
             for side, (taken, peak) in times.items():

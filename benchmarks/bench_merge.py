@@ -1,4 +1,4 @@
-"""Merging tensor-parallel shards: checkpoint.py merge on a model of 1.6 GB in 4 shards, beside copying its files.
+"""Merging tensor-parallel shards: glm.weights merge on a model of 1.6 GB in 4 shards, beside copying its files.
 
     python benchmarks/bench_merge.py --json [--directory SCRATCH]
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import shutil
 import subprocess
@@ -20,10 +20,9 @@ import tempfile
 import numpy as np
 from measuring import Figure, machine, parser, report, seconds
 
-import builtin_model
-import resharding
-from model_weights import expected_shapes, write_json
-from weight_writers import SafetensorsWriter
+from glm.weights import builtin_model, resharding
+from glm.weights.stored_weights import expected_shapes, write_json
+from glm.weights.weight_writers import SafetensorsWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = {"num_layers": 28, "hidden_size": 1024, "num_attention_heads": 16, "vocab_size": 50048}
@@ -58,11 +57,12 @@ def run(*command):
 
 
 def peak_of(code):
-    """The most memory, in bytes, that a fresh interpreter had once it has run some code that may use checkpoint.
+    """The most memory, in bytes, that a fresh interpreter had once it has run some code that may use `command`, that
+    of glm.weights.
 
     Not what the system says of a child that has ended: that counts the parent's memory, which it once shared.
     """
-    code = f"import checkpoint; {code}; print(open('/proc/self/status').read())"
+    code = f"from glm.weights import __main__ as command; {code}; print(open('/proc/self/status').read())"
     status = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
@@ -79,12 +79,12 @@ def main():
         resharding.reshard(whole, shards, DEGREE)
         shutil.rmtree(whole)
         own = peak_of("pass")
-        peak = peak_of(f"checkpoint.main(['merge', {str(shards)!r}, {str(target)!r}])")
+        peak = peak_of(f"command.main(['merge', {str(shards)!r}, {str(target)!r}])")
         shutil.rmtree(target)
         for _ in range(arguments.repeats + 1):
             copy_times.append(run("cp", "-r", shards, target))
             shutil.rmtree(target)
-            merge_times.append(run(sys.executable, ROOT / "checkpoint.py", "merge", shards, target))
+            merge_times.append(run(sys.executable, "-m", "glm.weights", "merge", shards, target))
             shutil.rmtree(target)
     merge, copy = (np.array(times[1:]) for times in (merge_times, copy_times))
     return report(

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import json
 import os
@@ -28,7 +28,7 @@ from bench_decode import SMALL, SPECIAL, decoding, random_prompts, save_model
 from bench_train import SOP, lengths, optimizer_of, row
 from measuring import Figure, machine, parser, peak_mib, report
 
-from hub import Hub
+from glm.parallel.hub import Hub
 
 STEPS, NEW = 6, 32
 RANKS = 2
@@ -52,26 +52,26 @@ def work(side, directory):
     """Measure a side in this rank; the first one prints the figures."""
     import paddle
 
-    import checkpoint
-    import data
-    import parallel
-    from callbacks import AverageGradients
-    from decoding import Decoder, run
-    from optimization import GlobalNormClip
-    from strides import without_views
+    from glm.data import examples
+    from glm.decoding.decoder import Decoder, run
+    from glm.ops.strides import without_views
+    from glm.parallel import layers
+    from glm.training.callbacks import AverageGradients
+    from glm.training.optimization import GlobalNormClip
+    from glm.weights import model_directory
 
-    ranks = parallel.launched_ranks()
-    tensor = ranks if side == "tensor" else parallel.ALONE
+    ranks = layers.launched_ranks()
+    tensor = ranks if side == "tensor" else layers.ALONE
     # What averages gradients alone, goes through gloo in one message.
-    ranks.group = parallel.dist.get_group() if side == "data" else None
-    model = checkpoint.load_model(directory, ranks=tensor)
+    ranks.group = layers.dist.get_group() if side == "data" else None
+    model = model_directory.load_model(directory, ranks=tensor)
     model.train()
     optimizer = optimizer_of(model, GlobalNormClip(1.0, tensor))
-    counted = Counted(parallel.dist)
+    counted = Counted(layers.dist)
 
     def step(number):
         pairs = lengths(number)[ranks.rank :: ranks.size] if side == "data" else lengths(number)
-        arrays = data.collate([row(number, *pair) for pair in pairs], SOP)
+        arrays = examples.collate([row(number, *pair) for pair in pairs], SOP)
         with without_views():
             model(**{name: paddle.to_tensor(array) for name, array in arrays.items()}, divisor=100.0).backward()
         if side == "data":

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import importlib.util
 import json
@@ -20,8 +20,8 @@ import tempfile
 
 from measuring import Figure, machine, parser, report
 
-import metrics
-import program
+from glm import metrics
+from glm.export import program
 
 ROOT = Path(__file__).resolve().parents[1]
 DEV = ROOT / "demo" / "qg" / "dev.json"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import json
 import subprocess
@@ -44,8 +44,8 @@ def prepare(directory):
     """Write the model with a tokenizer."""
     from bench_decode import SMALL, save_model
 
-    import builtin_model
-    import tokenization
+    from glm.data import tokenization
+    from glm.weights import builtin_model
 
     save_model(directory, SMALL)
     tokenization.copy(builtin_model.build(), directory)

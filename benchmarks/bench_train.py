@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import runtime  # noqa: F401  sets what paddle reads when it is imported
+import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import ctypes
 from contextlib import ExitStack
@@ -25,9 +25,8 @@ import numpy as np
 from bench_decode import SMALL, save_model, stock_model
 from measuring import Figure, Worker, alternated, machine, parser, prepared_directory, report, seconds, serve
 
-import checkpoint
-import data
-import templates
+from glm.data import examples, templates
+from glm.weights import model_directory
 
 EXAMPLES, FIXED, DROPOUT, BATCHES = 8, 768, 0.1, 2
 MATRIX = 2048
@@ -61,10 +60,10 @@ def lengths(number):
 
 
 def row(seed, source, target):
-    """A data.Encoded of random pieces."""
+    """An examples.Encoded of random pieces."""
     rng = np.random.default_rng(100 + seed)
     source_ids = np.array([CLS, *rng.integers(0, 50000, source - 3), MASK, EOS])
-    return data.Encoded(templates.Example("", "", ""), source_ids, rng.integers(0, 50000, target), source, target)
+    return examples.Encoded(templates.Example("", "", ""), source_ids, rng.integers(0, 50000, target), source, target)
 
 
 def rows(number):
@@ -91,7 +90,7 @@ def optimizer_of(model, clip):
 
 def config_with_dropout(directory):
     """The GLMConfig of the benchmark's model."""
-    config = checkpoint.load_config(directory)
+    config = model_directory.load_config(directory)
     for name in ("embedding", "attention", "output"):
         setattr(config, f"{name}_dropout_prob", DROPOUT)
     return config
@@ -110,10 +109,10 @@ def stock_side(directory, length):
         return np.pad(array, widths, constant_values=value)
 
     def step(examples, number):
-        arrays = data.collate_padded(examples, EOS, SOP)
+        arrays = examples.collate_padded(examples, EOS, SOP)
         width = length or arrays["input_ids"].shape[1]
-        mask = data.attention_mask(arrays["source_length"], width).astype("int64")
-        labels = padded(arrays["labels"], width, data.IGNORED_LABEL)
+        mask = examples.attention_mask(arrays["source_length"], width).astype("int64")
+        labels = padded(arrays["labels"], width, examples.IGNORED_LABEL)
         loss = model(
             paddle.to_tensor(padded(arrays["input_ids"], width, EOS)),
             paddle.to_tensor(padded(arrays["position_ids"], width, 0)),
@@ -129,16 +128,16 @@ def stock_side(directory, length):
 
 
 def our_side(directory, recompute=False, lora=None):
-    """A step by our model, or of the LoRA adapter that a LoraConfig describes. Steps take data.Encoded rows and a
+    """A step by our model, or of the LoRA adapter that a LoraConfig describes. Steps take examples.Encoded rows and a
     number for the draws."""
     import paddle
 
-    from dropout import Noise
-    from lora import add_lora
-    from optimization import GlobalNormClip
-    from strides import without_views
+    from glm.model.dropout import Noise
+    from glm.model.lora import add_lora
+    from glm.ops.strides import without_views
+    from glm.training.optimization import GlobalNormClip
 
-    model = checkpoint.load_model(directory)
+    model = model_directory.load_model(directory)
     for layer in model.sublayers():
         if isinstance(layer, paddle.nn.Dropout):
             layer.p = DROPOUT
@@ -149,7 +148,7 @@ def our_side(directory, recompute=False, lora=None):
     model.glm.transformer.enable_recompute = recompute
 
     def step(examples, number):
-        tensors = {name: paddle.to_tensor(array) for name, array in data.collate(examples, SOP).items()}
+        tensors = {name: paddle.to_tensor(array) for name, array in examples.collate(examples, SOP).items()}
         with without_views():
             model(**tensors, divisor=float(len(tensors["labels"])), noise=Noise(1, number)).backward()
         optimizer.step()

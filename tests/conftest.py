@@ -1,15 +1,15 @@
-"""Tests import the scripts and modules of the repository's root as the scripts themselves do: runtime first."""
+"""Tests import the scripts and the library from the project's root, as the scripts do: glm.runtime first."""
 
-import sys
-from pathlib import Path
+import glm.runtime  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import runtime  # noqa: F401
+import os
 
 import pytest
 from hypothesis import settings
 
+from tests.helpers import ROOT
+
+os.environ["GLM_LANG"] = "en"  # whatever the locale here is
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.register_profile("faults", deadline=None, max_examples=400)
 settings.load_profile("unhurried")
@@ -24,7 +24,7 @@ def briefly_trained(tmp_path_factory):
     flags = ["--num_train_epochs", "1", "--max_train_samples", "2048", "--evaluation_strategy", "no"]
     flags += ["--per_device_train_batch_size", "12", "--do_eval", "False"]
     flags += ["--disable_tqdm", "True", "--save_strategy", "no"]
-    recipe = Path(__file__).resolve().parents[1] / "configs" / "tiny_cpu.json"
+    recipe = ROOT / "configs" / "tiny_cpu.json"
     finetune_generation.main([str(recipe), *flags, "--output_dir", str(directory)])
     return directory
 
@@ -32,7 +32,7 @@ def briefly_trained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def served(briefly_trained):
     """A server of that model."""
-    from served import Served
+    from tests.helpers.served import Served
 
     flags = ["--src_length", "128", "--tgt_length", "24", "--max_batch_size", "4", "--max_prompt_characters", "500"]
     flags += ["--max_prompts_per_request", "8", "--max_request_bytes", "20000"]

@@ -4,16 +4,16 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers import ROOT
+
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import measuring  # noqa: E402
+import measuring
 
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("bench_*.py"))
 

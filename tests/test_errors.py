@@ -2,16 +2,16 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers import ROOT
+
 # As the destructors of paddle's connections do now and then.
 SCRIPT = """
 import atexit, os, sys
 atexit.register(os.abort)
-import errors
+from glm import errors
 
 with errors.one_line_errors():
     errors.end_without_destructors()

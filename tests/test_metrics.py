@@ -6,16 +6,15 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import jieba
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import metrics
+from glm import metrics
+from tests.helpers import ROOT
 
-SCRIPT = Path(metrics.__file__)
 NAMES = set(metrics.SCORES)
 
 # Few distinct characters, so that n-grams repeat and clipping matters.
@@ -196,8 +195,9 @@ def test_definition_names_the_tokenizer_and_every_score():
 
 
 def test_importing_loads_no_scoring_library():
-    code = "import sys, metrics; print(sorted({'sacrebleu', 'rouge_score', 'nltk', 'paddle'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True)
+    heavy = "{'sacrebleu', 'rouge_score', 'nltk', 'paddle'}"
+    code = f"import sys; from glm import metrics; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
 
 
@@ -211,6 +211,22 @@ def test_script_prints_scores_of_a_file(tmp_path, capsys):
     expected = metrics.score([row["prediction"] for row in rows], [row["target"] for row in rows])
     assert json.loads(output.out) == pytest.approx(expected, abs=1e-4)
     assert output.err.strip() == metrics.definition()
+
+
+@pytest.mark.parametrize(
+    ("record", "reference"),
+    [
+        ({"context": "甲", "answer": "乙", "question": "问", "prediction": "p"}, "问"),
+        ({"instruction": "甲", "output": "答", "prediction": "p"}, "答"),
+        ({"source": "甲", "target": "丙", "question": "问", "output": "答", "prediction": "p"}, "丙"),
+        ({"target": None, "question": "问", "prediction": "p"}, "问"),
+        ({"target": "", "question": "问", "prediction": "p"}, ""),
+    ],
+)
+def test_the_reference_is_found_under_the_records_own_name(tmp_path, record, reference):
+    path = tmp_path / "predicted.jsonl"
+    path.write_text(json.dumps(record), encoding="utf8")
+    assert metrics.read_predictions(path) == (["p"], [reference])
 
 
 GOOD = b'{"prediction": "a", "target": "b"}\n'
@@ -241,7 +257,7 @@ def test_bad_file_is_one_line_with_its_place(tmp_path, capsys, content, place, m
 
 
 def test_script_exits_with_2_on_a_bad_file(tmp_path):
-    result = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-m", "glm.metrics", tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith(f"{tmp_path}: Is a directory")
 

@@ -1,7 +1,5 @@
 """What runtime promises: the right variables, none of the user's own touched, silence, and being imported first."""
 
-import runtime
-
 import ast
 import io
 import os
@@ -14,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[1]
+from glm import runtime
+from tests.helpers import ROOT
+
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n"
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)\n"
 AVX512_FLAGS = "flags\t\t: fpu avx2 avx512f avx512dq avx512cd avx512bw avx512vl\n"
@@ -108,13 +108,13 @@ def test_only_paddles_thread_advice_is_dropped_from_stderr():
 
 
 def test_importing_the_stack_says_nothing_even_with_more_threads():
-    done = run_python("-c", "import runtime, paddlenlp.trainer, datasets", OMP_NUM_THREADS="2")
+    done = run_python("-c", "import glm.runtime, paddlenlp.trainer, datasets", OMP_NUM_THREADS="2")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # Allocates and frees 64 MiB ten times, writing to every page, and prints the page faults that this took.
 CHURN = """
-import runtime, ctypes, resource
+import glm.runtime, ctypes, resource
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -134,15 +134,15 @@ def test_freed_memory_is_used_again_unless_the_user_tunes_malloc():
 
 
 def test_runtime_imports_zlib_and_nothing_heavy():
-    code = "import sys, runtime; print(*sys.modules)"
+    code = "import sys, glm.runtime; print(*sys.modules)"
     modules = set(run_python("-c", code).stdout.split())
     assert "zlib" in modules
     assert not modules & {"paddle", "paddlenlp", "numpy", "datasets", "pyarrow"}
 
 
 def scripts() -> list[Path]:
-    """The Python files of the root and of its folders for users that can be run: they end in a main guard."""
-    files = [*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    """The Python files of the root, the library and the benchmarks that can be run: they end in a main guard."""
+    files = [*ROOT.glob("*.py"), *(ROOT / "glm").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     return sorted(path for path in files if '__name__ == "__main__"' in path.read_text(encoding="utf-8"))
 
 
@@ -153,5 +153,5 @@ def test_every_script_imports_runtime_first(path):
     imports.sort(key=lambda node: node.lineno)
     names = [n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in imports]
     # A script in a folder first has to say where runtime is.
-    path_of_root = {"sys", "pathlib"} if path.parent != ROOT else set()
-    assert next(name for name in names if name not in {"__future__", *path_of_root}) == "runtime"
+    path_of_root = {"sys", "pathlib"} if path.parent.name == "benchmarks" else set()
+    assert next(name for name in names if name not in {"__future__", *path_of_root}) == "glm.runtime"

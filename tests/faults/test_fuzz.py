@@ -2,6 +2,7 @@
 nothing damaged is taken for whole. make test-faults tries some thousands of examples, make test fewer."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pickle
@@ -14,18 +15,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-import arguments
-import builtin_model
-import checkpoint
 import finetune_generation
-import manifest
-import records
-import resharding
-import saving
-import tokenization
-from errors import UserError
-from model_weights import read_weights
-from templates import TEMPLATES, load_examples
+from glm import command_line
+from glm.data import records, tokenization
+from glm.data.selections import load_examples
+from glm.data.templates import TEMPLATES
+from glm.decoding.generation_config import GenerationConfig
+from glm.errors import UserError
+from glm.export import inspection, program
+from glm.files import manifest
+from glm.inference.arguments import DecodingArguments, PromptArguments, to_generation_config
+from glm.training import saving
+from glm.weights import __main__, builtin_model, model_directory, resharding
+from glm.weights.stored_weights import read_weights
+from tests.export import test_program
+from tests.helpers import killing, models
 
 CONFIG = {**builtin_model.CONFIG, "num_layers": 1, "hidden_size": 8, "vocab_size": 2560, "max_sequence_length": 16}
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,7 +45,7 @@ values = st.recursive(
 def model(tmp_path_factory):
     """Directory of a small model with a manifest; beside it the same weights as .pdparams and pytorch_model.bin."""
     directory = tmp_path_factory.mktemp("model")
-    parameters = checkpoint.empty_model(glm_config()).named_parameters()
+    parameters = model_directory.empty_model(glm_config()).named_parameters()
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal(value.shape).astype("float32") for name, value in parameters}
     source = directory / "plain"
@@ -49,7 +53,7 @@ def model(tmp_path_factory):
     save_file(weights, str(source / "model.safetensors"))
     (source / "config.json").write_text(json.dumps(CONFIG), encoding="utf8")
     tokenization.copy(builtin_model.build(), source)
-    checkpoint.main(["split", str(source), str(directory / "shards"), "--tensor_parallel_degree", "2"])
+    __main__.main(["split", str(source), str(directory / "shards"), "--tensor_parallel_degree", "2"])
     resharding.reshard(source, directory / "whole", 1)
     resharding.reshard(source, directory / "pdparams", 1, "pdparams")
     return directory
@@ -115,7 +119,7 @@ def test_records_of_any_json_are_read_or_refused(tmp_path, content):
     path = tmp_path / "data.json"
     for text in ("\n".join(map(json.dumps, content)), json.dumps(content)):
         path.write_text(text, encoding="utf8")
-        found = refused_or(records.read_records, path, TEMPLATES["qg"])
+        found = refused_or(records.read_records, path, TEMPLATES["qg"].fields(need_target=False))
         for record in found[0] if found else ():
             assert all(isinstance(record.fields[name], str) for name in ("context", "answer"))
         found = refused_or(load_examples, path, "instruction")
@@ -123,7 +127,10 @@ def test_records_of_any_json_are_read_or_refused(tmp_path, content):
 
 
 @SHARED
-@given(st.binary(max_size=200), st.sampled_from(["data.json", "data.jsonl", "data.txt", "data.source"]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["data.json", "data.jsonl", "data.txt", "data.source", "data.csv", "data.tsv", "data.parquet"]),
+)
 def test_records_of_any_bytes_are_read_or_refused(tmp_path, content, name):
     for other in tmp_path.iterdir():
         other.unlink()
@@ -146,17 +153,17 @@ def test_records_of_any_bytes_are_read_or_refused(tmp_path, content, name):
 )
 def test_flags_are_parsed_or_refused_in_one_line(words):
     told = io.StringIO()
-    classes = (arguments.PromptArguments, arguments.DecodingArguments)
+    classes = (PromptArguments, DecodingArguments)
     with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
-        code = ended_with(arguments.parse, classes, words, "")
+        code = ended_with(command_line.parse, classes, words, "")
         assert code in (None, 0) or (code == 2 and len(told.getvalue().splitlines()) == 1)
         if code is not None:
             return
-        prompts, decoding = arguments.parse(classes, words, "")
+        prompts, decoding = command_line.parse(classes, words, "")
         assert isinstance(decoding.num_beams, int)
         assert isinstance(decoding.select_topk, bool)
         assert isinstance(prompts.batch_size, int)
-        refused_or(arguments.to_generation_config, decoding, decoding.seed)
+        refused_or(to_generation_config, decoding, decoding.seed)
 
 
 @SHARED
@@ -164,9 +171,9 @@ def test_flags_are_parsed_or_refused_in_one_line(words):
 def test_a_configuration_file_is_taken_or_refused_in_one_line(tmp_path, content):
     (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf8")
     told = io.StringIO()
-    classes = (arguments.PromptArguments, arguments.DecodingArguments)
+    classes = (PromptArguments, DecodingArguments)
     with contextlib.redirect_stderr(told):
-        code = ended_with(arguments.parse, classes, [str(tmp_path / "config.json")])
+        code = ended_with(command_line.parse, classes, [str(tmp_path / "config.json")])
     assert code is None or (code == 2 and len(told.getvalue().splitlines()) == 1)
 
 
@@ -177,7 +184,7 @@ def test_a_changed_file_of_a_directory_with_a_manifest_is_always_noticed(model, 
     name = data.draw(st.sampled_from(sorted(path.name for path in source.iterdir())))
     if damaged_copy(source, tmp_path / "copy", name, change):
         with pytest.raises(manifest.DamageError) as told:
-            checkpoint.load_model(tmp_path / "copy")
+            model_directory.load_model(tmp_path / "copy")
         assert name in str(told.value)
         with pytest.raises(manifest.DamageError):
             resharding.reshard(tmp_path / "copy", tmp_path / "other", 2)
@@ -193,7 +200,7 @@ def test_a_changed_file_without_a_manifest_is_read_as_it_is_or_refused(model, tm
     damaged_copy(source, tmp_path / "copy", name, change)
     (tmp_path / "copy" / manifest.FILE).unlink()
     shutil.rmtree(tmp_path / "other", ignore_errors=True)
-    refused_or(checkpoint.load_model, tmp_path / "copy")
+    refused_or(model_directory.load_model, tmp_path / "copy")
     refused_or(tokenization.Tokenizer, tmp_path / "copy")
     refused_or(resharding.reshard, tmp_path / "copy", tmp_path / "other", 1)
     if (tmp_path / "other").exists():
@@ -211,7 +218,7 @@ def test_any_configuration_of_a_model_is_taken_or_refused(model, tmp_path, chang
     shutil.copytree(model / "plain", tmp_path / "copy")
     (tmp_path / "copy" / "config.json").write_text(json.dumps({**CONFIG, **changes}), encoding="utf8")
     shutil.rmtree(tmp_path / "other", ignore_errors=True)
-    refused_or(checkpoint.load_model, tmp_path / "copy")
+    refused_or(model_directory.load_model, tmp_path / "copy")
     refused_or(resharding.reshard, tmp_path / "copy", tmp_path / "other", 2)
 
 
@@ -224,21 +231,20 @@ def test_pickles_and_zip_files_of_anything_are_refused(model, tmp_path, content,
     pickled = pickle.dumps(content, protocol)
     for blob in (pickled, junk, pickled[:-1] + junk):
         (tmp_path / "copy" / "model_state.pdparams").write_bytes(blob)
-        assert refused_or(checkpoint.load_model, tmp_path / "copy") is None
+        assert refused_or(model_directory.load_model, tmp_path / "copy") is None
     (tmp_path / "copy" / "model_state.pdparams").unlink()
     with zipfile.ZipFile(tmp_path / "copy" / "pytorch_model.bin", "w") as file:
         file.writestr("a/data.pkl", pickled)
         file.writestr("a/data/0", junk)
-    assert refused_or(checkpoint.load_model, tmp_path / "copy") is None
+    assert refused_or(model_directory.load_model, tmp_path / "copy") is None
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """Output directory with checkpoints of steps 1 and 2."""
-    from faults import harness
 
     directory = tmp_path_factory.mktemp("run")
-    flags = [*harness.RUN, "--max_steps", "2", "--save_total_limit", "5", "--output_dir", str(directory)]
+    flags = [*killing.RUN, "--max_steps", "2", "--save_total_limit", "5", "--output_dir", str(directory)]
     finetune_generation.main(flags)
     return directory
 
@@ -254,3 +260,25 @@ def test_a_changed_checkpoint_is_passed_over(checkpoints, tmp_path, change, data
     found = saving.newest_whole(tmp_path / "run", warnings.append)
     assert found.name == ("checkpoint-1" if changed else "checkpoint-2")
     assert len(warnings) == changed
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Directory of a program of Paddle's and an ONNX one, both called after their format."""
+    directory = tmp_path_factory.mktemp("programs")
+    for kind in program.FILES:
+        small = models.make_model(num_layers=1)
+        program.save(small, test_program.Tokenizer(), GenerationConfig(num_beams=2), directory, kind, "float32", kind)
+    return directory
+
+
+@SHARED
+@given(damage(), st.sampled_from(["paddle", "onnx"]), st.integers(0, 1))
+def test_a_changed_program_is_noticed_and_graphs_of_anything_are_looked_at(programs, tmp_path, change, prefix, file):
+    """As it is, by its manifest; and if that was made anew, inspection takes it or refuses it in one line."""
+    name = f"{prefix}{program.FILES[prefix][file]}"
+    changed = damaged_copy(programs, tmp_path / "copy", name, change)
+    described = refused_or(program.describe, tmp_path / "copy", prefix)
+    assert (described is None) == changed
+    whole = program.describe(programs, prefix)
+    refused_or(inspection.check, dataclasses.replace(whole, directory=tmp_path / "copy"))

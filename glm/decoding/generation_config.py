@@ -1,0 +1,206 @@
+"""How to decode: the choices, their checks, and the arrays a decoder is fed. numpy only.
+
+One description serves the eager decoder, the exported program and the C++ runtimes, so that they cannot drift apart:
+feeds() makes the same arrays for all three.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from glm.errors import RunError, UserError
+
+# In the place of all ids of a text whose logits were not finite.
+NOT_FINITE = -1
+
+# What the shape of the decoding loop depends on. Fixed when a program is exported; everything else is an input of it.
+STRUCTURE = (
+    "num_beams",
+    "do_sample",
+    "no_repeat_ngram_size",
+    "early_stopping",
+    "ban_source_ngrams",
+    "output_scores",
+)
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Decoding choices; the names are those of paddlenlp's and transformers' generate().
+
+    max_new_tokens, min_new_tokens: length limits in pieces, the end token <|endofpiece|> included in the first.
+    num_beams: 1 for greedy search or sampling, more for beam search.
+    length_penalty: beams compete by log p / ((length + 5) / 6) ** length_penalty (Wu et al. 2016,
+        https://arxiv.org/abs/1609.08144, equation 14).
+    early_stopping: beam search ends at num_beams finished candidates, without waiting for better ones.
+    no_repeat_ngram_size: no n-gram of this size occurs twice in a generated text; 0 allows all.
+    ban_source_ngrams: the source's n-grams count as having occurred, as in paddlenlp's generate(). Off by default: a
+        question has to be able to take names over from its context.
+    do_sample: draw from the distribution instead of taking the most probable pieces. With num_beams > 1 the
+        candidates of a beam step are drawn.
+    temperature, top_k, top_p: the distribution to draw from; top_k 0 and top_p 1 leave it whole (Holtzman et al. 2020,
+        https://arxiv.org/abs/1904.09751).
+    seed: what is drawn depends on it and on the row's number alone, not on the batch or the runtime.
+    num_return_sequences: texts per prompt.
+    output_scores: also give each text's score, its log probability (natural logarithm, end token included; that of the
+        model, before bans and temperature); of beams, what they compete by.
+    """
+
+    max_new_tokens: int = 160
+    min_new_tokens: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
+    no_repeat_ngram_size: int = 0
+    ban_source_ngrams: bool = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 42
+    num_return_sequences: int = 1
+    output_scores: bool = False
+
+    def __post_init__(self):
+        for name, lowest in (
+            ("max_new_tokens", 1),
+            ("min_new_tokens", 0),
+            ("num_beams", 1),
+            ("no_repeat_ngram_size", 0),
+            ("top_k", 0),
+            ("seed", 0),
+            ("num_return_sequences", 1),
+        ):
+            if getattr(self, name) < lowest:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
+        if self.min_new_tokens >= self.max_new_tokens:
+            raise UserError(
+                f"min_new_tokens ({self.min_new_tokens}) must be below max_new_tokens ({self.max_new_tokens}): "
+                "the end token takes one place"
+            )
+        if self.temperature <= 0:
+            raise UserError(f"temperature is {self.temperature}; it must be above 0")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (1 keeps every token)")
+        if not self.do_sample and (self.top_k or self.top_p < 1):
+            raise UserError(
+                "top_k and top_p have no effect without sampling: ask for it (--select_topk False), or leave them out"
+            )
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise UserError(
+                f"num_return_sequences ({self.num_return_sequences}) is more than num_beams ({self.num_beams}): "
+                "a search without sampling has no further texts; give more beams, or sample"
+            )
+
+    @property
+    def structure(self):
+        """The part that an exported program fixes, as a dict."""
+        return {name: getattr(self, name) for name in STRUCTURE}
+
+    @property
+    def new_tokens_a_prompt(self):
+        """The most tokens that one prompt's texts take together while they are decoded."""
+        return self.max_new_tokens * (self.num_beams if self.num_beams > 1 else self.num_return_sequences)
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids that a decoder needs to know: where a target begins and ends, the padding, and what it must never produce."""
+
+    sop: int
+    eop: int
+    pad: int
+    banned: tuple
+
+    @classmethod
+    def of(cls, tokenizer, vocab_size):
+        """The ids of a tokenization.Tokenizer, for a model with `vocab_size` rows of embeddings."""
+        return cls(tokenizer.sop_id, tokenizer.eop_id, tokenizer.eos_id, tokenizer.banned_ids(vocab_size))
+
+
+def input_names(config):
+    """Names of a decoder's inputs, in order, for the structure of a GenerationConfig."""
+    names = ["input_ids", "source_mask", "mask_index", "max_new_tokens", "min_new_tokens"]
+    if config.num_beams > 1:
+        names.append("length_penalty")
+    if config.do_sample:
+        names += ["temperature", "top_k", "top_p", "noise"]
+    return names
+
+
+def feeds(prompts, config, row_ids=None):
+    """Arrays to feed a decoder, by name.
+
+    prompts: input_ids int64 [batch, source], source_mask float32 [batch, source], mask_index int64 [batch].
+    config: GenerationConfig.
+    row_ids: for each prompt a number that its random draws depend on; default 0…batch-1.
+    """
+    arrays = dict(prompts)
+    for name in ("max_new_tokens", "min_new_tokens", "top_k"):
+        arrays[name] = np.array([getattr(config, name)], dtype="int64")
+    for name in ("length_penalty", "temperature", "top_p"):
+        arrays[name] = np.array([getattr(config, name)], dtype="float32")
+    if config.do_sample:
+        batch = len(prompts["input_ids"])
+        arrays["noise"] = uniform_noise(config, range(batch) if row_ids is None else row_ids)
+    return {name: arrays[name] for name in input_names(config)}
+
+
+def draws(config):
+    """How many pieces are drawn for a prompt at each step: 1, or 2 * num_beams candidates for sampled beams."""
+    return 2 * config.num_beams if config.num_beams > 1 else 1
+
+
+def uniform_noise(config, row_ids):
+    """Uniform numbers in [0, 1), float32 [rows, draws, max_new_tokens].
+
+    A generator of its own for every row makes a row's draws independent of the batch it happens to be in.
+    """
+    shape = [config.max_new_tokens, draws(config)]
+    rows = [np.random.default_rng([config.seed, row]).random(shape, dtype="float32").T for row in row_ids]
+    return np.ascontiguousarray(np.stack(rows))
+
+
+def check_positions(table_rows, source_length, max_new_tokens):
+    """Raise UserError unless source positions 0…source_length-1 and block positions 0…max_new_tokens exist."""
+    for name, value, needed in (
+        ("the source", source_length, source_length),
+        ("max_new_tokens", max_new_tokens, max_new_tokens + 1),
+    ):
+        if needed > table_rows:
+            raise UserError(
+                f"{name} is {value} tokens long, which needs {needed} positions, and the model has {table_rows}: "
+                "give a smaller --src_length or --tgt_length"
+            )
+
+
+def repeat_prompts(prompts, row_ids, config):
+    """Prompts and row ids with each row repeated for independent samples (sampling without beams); else unchanged."""
+    if config.num_beams > 1 or config.num_return_sequences == 1:
+        return prompts, list(row_ids)
+    copies = config.num_return_sequences
+    repeated = {name: np.repeat(array, copies, axis=0) for name, array in prompts.items()}
+    return repeated, [row * copies + copy for row in row_ids for copy in range(copies)]
+
+
+class NotFiniteError(RunError):
+    """A model's scores are no numbers, so there is no text. rows: the prompts concerned, by their place in a batch."""
+
+    def __init__(self, rows):
+        super().__init__(
+            f"prompts {', '.join(map(str, rows))} of the batch: the model's scores are NaN or infinite; "
+            "its weights are of a run that went wrong, or too large for their dtype"
+        )
+        self.rows = rows
+
+
+def flat(found, config):
+    """[batch * num_return_sequences, …] of each of the arrays [batch, texts, …] that a decoder gives: of the beams of a
+    prompt, the best. Raises NotFiniteError."""
+    bad = (found[0] == NOT_FINITE).any(axis=(1, 2))
+    if bad.any():
+        copies = config.num_return_sequences if config.num_beams == 1 else 1
+        raise NotFiniteError(np.unique(np.flatnonzero(bad) // copies).tolist())
+    if config.num_beams > 1:
+        found = [array[:, : config.num_return_sequences] for array in found]
+    return [array.reshape([-1, *array.shape[2:]]) for array in found]

@@ -1,0 +1,13 @@
+"""Many clients, one model.
+
+monitoring   what a server counts, as Prometheus reads it
+requests     the JSON of a request → prompts and how to decode them, checked; no HTTP
+engine       prompts of many clients → batches → pieces of text, in the one thread that owns the model; no HTTP
+inbox        what happens to a request, from the engine's thread to the loop
+origins      who may ask: the names that a server goes by
+connections  limits below requests: how many connections, and how long one may say nothing
+logs         what a server writes into its log, and how much of it
+exchanges    one request from its arrival to its end: limits, time, leaving clients, the answer whole or as events
+app          the engine over HTTP: the paths, the page, health and metrics, stopping in good order
+web/         the page: HTML, CSS and JavaScript as they are, without a build step
+"""

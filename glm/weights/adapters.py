@@ -1,0 +1,155 @@
+"""Directories of LoRA adapters: written, read, and held against the base model that they were trained on. Those of
+PaddleNLP and PEFT are read, too; see stored_adapters.
+
+    lora_model_state.safetensors    lora_A and lora_B of each layer, under the layer's name
+    lora_config.json                lora.LoraConfig, and the name of the base model
+    base_fingerprint.json           shape and SHA-256 of every weight of the base model
+    prompt.json                     preparation.Preparation
+
+Importing this imports paddle.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from glm.data import preparation
+from glm.data.preparation import DEFAULT, Preparation
+from glm.errors import warn
+from glm.files import descriptions, manifest
+from glm.model.lora import LoraConfig, add_lora, lora_parameters, merge_lora
+from glm.ops.dtypes import to_numpy
+from glm.parallel.ranks import Ranks
+from glm.weights import model_directory
+from glm.weights.directory_kinds import LORA_CONFIG_FILE
+from glm.weights.schemas import Fingerprint
+from glm.weights.stored_adapters import (
+    BASE_KEY,
+    FINGERPRINT_FILE,
+    PADDLE_FIELDS,
+    WEIGHTS_FILE,
+    read_adapter,
+)
+from glm.weights.stored_weights import assign, local_weights, write_arrays, write_json
+from glm.weights.weight_sources import ModelError
+
+# Key in lora_config.json → field of LoraConfig; the keys are paddlenlp's.
+FIELDS = {**PADDLE_FIELDS, "target_modules": "target_modules"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The LoRA layers of a model as a directory: what a checkpoint holds when they alone are trained.
+
+    model: with the layers of `config`. base: name of the base model. fingerprint: see model_directory.load_model().
+    preparation: how prompts of the adapter are made, whatever the base model's are.
+    """
+
+    model: object
+    config: LoraConfig
+    base: str
+    fingerprint: dict
+    preparation: Preparation = DEFAULT
+
+    def tensors(self):
+        """{name: array} of what this rank has to write: the first one all factors, the others nothing. Tensor-parallel
+        ranks call this together."""
+        ranks, factors = self.model.ranks, lora_parameters(self.model)
+        factors = {
+            name: to_numpy(ranks.whole(name, factor)).astype("float32", copy=False) for name, factor in factors.items()
+        }
+        return {} if ranks.rank else factors
+
+    def save(self, directory, tensors):
+        """Write the adapter, whole and without its base model, with these tensors or arrays; nothing without any."""
+        if not tensors:
+            return
+        write_arrays(tensors, Path(directory) / WEIGHTS_FILE)
+        content = {key: getattr(self.config, name) for key, name in FIELDS.items()}
+        write_json({**content, BASE_KEY: self.base}, Path(directory) / LORA_CONFIG_FILE)
+        write_json(self.fingerprint, Path(directory) / FINGERPRINT_FILE)
+        preparation.write(self.preparation, directory)
+
+    def save_whole(self, directory):
+        """Write the adapter. Tensor-parallel ranks call this together; the first one writes."""
+        self.save(directory, self.tensors())
+
+    def parameter_names(self, degree):
+        """{name of a factor: name of its parameter} of this adapter divided among `degree` ranks."""
+        model = model_directory.empty_model(self.model.config, Ranks.imagined(degree))
+        return model_directory.parameter_names(add_lora(model, self.config))
+
+    def load(self, directory):
+        """Replace the LoRA layers' weights by those of a directory. Raises ModelError or DamageError."""
+        manifest.verify(directory)
+        stored = read_adapter(directory)
+        for key, name in FIELDS.items():
+            if name != "dropout" and getattr(stored.config, name) != getattr(self.config, name):
+                found, wanted = getattr(stored.config, name), getattr(self.config, name)
+                raise ModelError(f"{directory}: {key} of this adapter is {found}, not {wanted}; leave the flag out")
+        if stored.has_fingerprint:
+            check_base(directory, self.fingerprint, self.base)
+        elif self.model.ranks.rank == 0:
+            warn(
+                f"{directory}: an adapter of {stored.kind}, which does not say what weights it was trained on; that "
+                f"{self.base} is its base is taken on trust"
+            )
+        weights = local_weights(stored.weights, self.model.ranks.rank, self.model.ranks.size)
+        assign(lora_parameters(self.model), weights, stored.place)
+
+
+def load_model(base, lora_path, dtype="float32", ranks=None):
+    """The model in directory `base` with the adapter in directory `lora_path`, not merged, or without one (None);
+    divided among tensor-parallel ranks, if there are any. Raises ModelError."""
+    if lora_path is None:
+        return model_directory.load_model(base, dtype, ranks=ranks)
+    stored, fingerprint = read_adapter(lora_path), {}
+    model = model_directory.load_model(base, dtype, fingerprint, ranks)
+    add_lora(model, stored.config)
+    Adapter(model, stored.config, str(base), fingerprint).load(lora_path)
+    model.eval()
+    return model
+
+
+def load_tokenizer(base, lora_path):
+    """The Tokenizer of the model in directory `base`, with the preparation of an adapter, if there is one that says how
+    its prompts are made. Raises UserError."""
+    tokenizer = model_directory.load_tokenizer(base)
+    if lora_path is not None and (found := preparation.read(lora_path)) is not None:
+        tokenizer.preparation = found
+    return tokenizer
+
+
+def load_merged(base, lora_path, dtype="float32"):
+    """As load_model(), with the adapter added to the weights: a model like any other."""
+    return merge_lora(load_model(base, lora_path, dtype))
+
+
+def read_config(directory):
+    """(LoraConfig, name of the base model) of an adapter directory. Raises ModelError."""
+    stored = read_adapter(directory)
+    return stored.config, stored.base
+
+
+def check_base(directory, fingerprint, base):
+    """Raise ModelError unless the adapter in a directory was trained on weights with this fingerprint."""
+    recorded = descriptions.read(Path(directory) / FINGERPRINT_FILE, Fingerprint, ModelError)
+    differing = sorted(
+        name for name in recorded.keys() | fingerprint.keys() if recorded.get(name) != fingerprint.get(name)
+    )
+    if not differing:
+        return
+    name = differing[0]
+    here, there = fingerprint.get(name), recorded.get(name)
+    if here is None:
+        reason = f"{name} is missing here"
+    elif there is None:
+        reason = f"{name} was not there"
+    elif here["shape"] != there["shape"]:
+        reason = f"{name} was {there['shape']} and is {here['shape']}"
+    else:
+        reason = f"{len(differing)} of {len(fingerprint)} weights have other values, first {name}"
+    trained_on = read_config(directory)[1]
+    raise ModelError(
+        f"{directory}: this adapter was not trained on {base}: {reason}; give the model it was trained on "
+        f"({trained_on})"
+    )

@@ -1,0 +1,384 @@
+"""search.py and scores.py against NumPy references, on random scores instead of a model."""
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from glm.decoding import scores as score_functions
+from glm.decoding.generation_config import GenerationConfig, SpecialIds, draws, feeds
+from glm.decoding.search import Model, Rules, search
+from tests.helpers import reference_search as reference
+
+VOCAB, EOP, SOP, PAD = 32, 3, 29, 30
+BANNED = (0, 29, 30, 31)
+# Made likely, so that texts end in time and n-grams would come again.
+FAVOURITES = [EOP, 5, 6, 7]
+# What the "model" remembers of every prompt's source.
+SOURCE = [25, 26, 27]
+SPECIAL = SpecialIds(SOP, EOP, PAD, BANNED)
+few_examples = settings(max_examples=25)
+seeds = st.integers(0, 2**16)
+
+
+class Scores:
+    """Random logits that depend on the seed, the prompt and the whole text so far: a "model" without a network.
+
+    ends: for each prompt the step at which <|endofpiece|> is all but certain, having been all but impossible.
+    first: a piece that all texts begin with.
+    """
+
+    def __init__(self, seed, scale=2.0, ends=(), forbidden_bonus=0.0, first=None):
+        self.seed, self.scale, self.ends, self.forbidden_bonus, self.first = seed, scale, ends, forbidden_bonus, first
+        self.steps = self.rows_read = 0
+
+    def after(self, prompt, text):
+        logits = np.random.default_rng([self.seed, prompt, *text]).standard_normal(VOCAB) * self.scale
+        logits[FAVOURITES] += 3.0
+        logits[list(BANNED)] += self.forbidden_bonus
+        if self.ends:
+            logits[EOP] += 100.0 if len(text) >= self.ends[prompt] else -100.0
+        if self.first is not None and len(text) == 0:
+            logits[self.first] += 100.0
+        return logits.astype("float32").astype("float64")
+
+    def step(self, tokens, number, settled, recent, fixed, lineage):
+        """The step of a search.Model. Its entries are the tokens it was given: they show wrong lineages."""
+        self.steps += 1
+        self.rows_read += tokens.shape[0]
+        recent = [paddle.concat([recent[0], tokens.unsqueeze([1, 3])], axis=2)]
+        entries = paddle.concat([settled[0], recent[0]], axis=2)[:, 0, :, 0].numpy()
+        logits = []
+        for prompt, pieces, owned in zip(fixed[0].numpy(), entries, lineage.numpy(), strict=True):
+            assert set(np.unique(owned)) <= {0.0, 1.0}
+            for own in owned:
+                source, text = np.split(pieces[own > 0], [len(SOURCE) - prompt % 2])
+                assert source.tolist() == SOURCE[: len(source)]
+                assert len(text) == int(number) + 1
+                assert text[0] == SOP
+                logits.append(self.after(prompt, text[1:]))
+        return paddle.to_tensor(np.array(logits, "float32")), recent
+
+
+def decode(scores, config, prompts=(0,), before=()):
+    """Ids [prompts, texts, new] (numpy) of search() on Scores."""
+    return decode_with_scores(scores, config, prompts, before)[0]
+
+
+def decode_with_scores(scores, config, prompts=(0,), before=()):
+    """Ids [prompts, texts, new] and scores [prompts, texts] (numpy). Prompts with odd numbers have a padded source."""
+    batch = {"input_ids": np.zeros([len(prompts), 1], "int64")}
+    inputs = {**batch, "source_mask": batch["input_ids"], "mask_index": batch["input_ids"]}
+    inputs = {name: paddle.to_tensor(value) for name, value in feeds(inputs, config, prompts).items()}
+    history = paddle.to_tensor(np.tile(np.array([*before, SOP], "int64"), [len(prompts), 1]))
+    source = paddle.to_tensor(np.tile(np.array(SOURCE, "int64")[None, None, :, None], [len(prompts), 1, 1, 1]))
+    visible = np.ones([len(prompts), len(SOURCE)], "float32")
+    visible[[prompt % 2 == 1 for prompt in prompts], -1] = 0.0
+    fixed = [paddle.to_tensor(np.array(prompts, "int64")), *([inputs["noise"]] if config.do_sample else [])]
+    bias = [score_functions.bias_of(pieces, VOCAB) for pieces in (BANNED, [EOP])]
+    model = Model(scores.step, lambda count: [paddle.full([count, 1, 0, 1], 0, dtype="int64")])
+    rules = Rules(config, SPECIAL, inputs, *bias)
+    found = search(model, [source], fixed, paddle.to_tensor(visible), history, rules)
+    return [tensor.numpy() for tensor in found]
+
+
+def trimmed(rows):
+    """Rows as lists that end with their first end piece; nothing but padding may follow it."""
+    texts = []
+    for row in rows.tolist():
+        length = row.index(EOP) + 1 if EOP in row else len(row)
+        assert set(row[length:]) <= {PAD}
+        texts.append(row[:length])
+    return texts
+
+
+def rules(config, before=()):
+    return reference.Rules(EOP, BANNED, config.min_new_tokens, config.no_repeat_ngram_size, (*before, SOP))
+
+
+limits = st.fixed_dictionaries(
+    {
+        "max_new_tokens": st.integers(5, 12),
+        "min_new_tokens": st.integers(0, 4),
+        "no_repeat_ngram_size": st.integers(0, 3),
+    }
+)
+histories = st.lists(st.integers(1, 28).filter(lambda piece: piece != EOP), max_size=6)
+
+
+@few_examples
+@given(seeds, limits, st.integers(1, 4), histories)
+def test_greedy_search_equals_its_definition(seed, limits, batch, before):
+    config, scores = GenerationConfig(**limits, output_scores=True), Scores(seed)
+    ids, values = decode_with_scores(scores, config, range(batch), before)
+    texts = trimmed(ids[:, 0])
+    for prompt, text in enumerate(texts):
+        expected = reference.search(
+            lambda text, prompt=prompt: scores.after(prompt, text),
+            reference.greedy,
+            rules(config, before),
+            config.max_new_tokens,
+        )
+        assert text == expected
+        steps = [reference.log_softmax(scores.after(prompt, text[:n]))[piece] for n, piece in enumerate(text)]
+        np.testing.assert_allclose(values[prompt], [sum(steps)], rtol=1e-5)
+    assert scores.steps == max(map(len, texts))
+
+
+@few_examples
+@given(
+    seeds,
+    limits,
+    st.integers(1, 3),
+    st.integers(2, 4),
+    st.sampled_from([0.0, 0.6, 1.0, 2.0]),
+    st.booleans(),
+    histories,
+)
+def test_beam_search_equals_its_definition(seed, limits, batch, num_beams, length_penalty, early_stopping, before):
+    choices = {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
+    config, scores = GenerationConfig(**limits, **choices), Scores(seed)
+    ids, values = decode_with_scores(scores, config, range(batch), before)
+    all_steps = []
+    for prompt in range(batch):
+        expected, steps = reference.beam_search(
+            lambda text, prompt=prompt: scores.after(prompt, text),
+            rules(config, before),
+            num_beams,
+            config.max_new_tokens,
+            length_penalty,
+            early_stopping,
+        )
+        assert trimmed(ids[prompt]) == [list(map(int, text)) for _, text in expected]
+        np.testing.assert_allclose(values[prompt], [value for value, _ in expected], rtol=1e-5)
+        all_steps.append(steps)
+    assert scores.steps == max(all_steps)
+
+
+@few_examples
+@given(
+    seeds,
+    limits,
+    st.integers(1, 3),
+    st.sampled_from([0.5, 1.0, 1.7]),
+    st.integers(0, 6),
+    st.sampled_from([0.3, 0.8, 1.0]),
+)
+def test_sampling_equals_the_inverse_of_the_cumulative_distribution(seed, limits, batch, temperature, top_k, top_p):
+    choices = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    config, scores = GenerationConfig(**limits, **choices), Scores(seed)
+    texts = trimmed(decode(scores, config, range(batch))[:, 0])
+    for prompt, text in enumerate(texts):
+        noise = np.random.default_rng([seed, prompt]).random([config.max_new_tokens, 1], dtype="float32")[:, 0]
+        choose = reference.sampler(noise.astype("float64"), temperature, top_k, top_p)
+        expected = reference.search(
+            lambda text, prompt=prompt: scores.after(prompt, text), choose, rules(config), config.max_new_tokens
+        )
+        assert text == expected
+
+
+@few_examples
+@given(seeds, st.integers(2, 3), st.integers(2, 4))
+def test_sampled_beams_hold_likely_pieces_of_their_own_texts(seed, num_beams, top_k):
+    config = GenerationConfig(num_beams=num_beams, do_sample=True, top_k=top_k, max_new_tokens=8, seed=seed)
+    scores = Scores(seed)
+    ids = decode(scores, config, range(2))
+    for prompt, texts in enumerate(ids):
+        for text in trimmed(texts):
+            for number, piece in enumerate(text):
+                logits = scores.after(prompt, text[:number])
+                logits[list(BANNED)] = -np.inf
+                assert piece in np.argsort(-logits)[:top_k]
+
+
+LATE_END = {"max_new_tokens": 8, "min_new_tokens": 7}
+
+
+@few_examples
+@given(seeds, st.integers(2, 4), st.sampled_from([{"top_k": 2}, {"top_p": 0.9}]), st.sampled_from([None, 5]))
+def test_sampled_beams_are_distinct_texts_though_few_pieces_are_allowed(seed, num_beams, choices, first):
+    config = GenerationConfig(num_beams=num_beams, do_sample=True, seed=seed, **LATE_END, **choices)
+    for texts in decode(Scores(seed, scale=1.0, first=first), config, range(2)):
+        assert len(set(map(tuple, trimmed(texts)))) == num_beams
+
+
+STRATEGIES = {
+    "greedy": {},
+    "beams": {"num_beams": 3},
+    "sampling": {"do_sample": True, "top_p": 0.9},
+    "sampled beams": {"do_sample": True, "num_beams": 3},
+}
+every_strategy = pytest.mark.parametrize("choices", STRATEGIES.values(), ids=STRATEGIES)
+
+
+@every_strategy
+def test_no_ngram_occurs_twice(choices):
+    for size in (1, 2, 3):
+        config = GenerationConfig(max_new_tokens=8, min_new_tokens=7, no_repeat_ngram_size=size, **choices)
+        for text in decode(Scores(7, scale=0.5), config, range(4)).reshape([-1, 8]):
+            grams = reference.ngrams([SOP, *text], size)
+            assert len(set(grams)) == len(grams)
+
+
+@every_strategy
+def test_ngrams_of_the_history_may_not_return(choices):
+    scores = Scores(8)
+    free = decode(scores, GenerationConfig(max_new_tokens=6, **choices), range(3))
+    before = sorted(set(free[:, 0].flatten().tolist()) - {EOP, PAD})
+    assert before
+    config = GenerationConfig(max_new_tokens=6, no_repeat_ngram_size=1, **choices)
+    assert not set(before) & set(decode(scores, config, range(3), before).flatten().tolist())
+
+
+@every_strategy
+def test_banned_pieces_never_appear_however_likely(choices):
+    ids = decode(Scores(9, forbidden_bonus=50.0), GenerationConfig(max_new_tokens=8, **choices), range(4))
+    for text in trimmed(ids.reshape([-1, ids.shape[-1]])):
+        assert not set(text) & set(BANNED)
+
+
+@every_strategy
+def test_no_text_ends_before_the_minimum_length(choices):
+    config = GenerationConfig(max_new_tokens=9, min_new_tokens=5, **choices)
+    ids = decode(Scores(10, ends=(0, 0)), config, range(2))
+    assert ids.shape == (2, config.num_beams, 6 if config.num_beams == 1 else ids.shape[2])
+    assert (ids[:, :, :5] != EOP).all()
+    assert (ids[:, 0, 5] == EOP).all()
+
+
+@every_strategy
+def test_prompts_are_decoded_alike_in_a_batch_and_alone(choices):
+    config = GenerationConfig(max_new_tokens=9, **choices)
+    together = decode(Scores(11), config, range(4))
+    for prompt in range(4):
+        alone = decode(Scores(11), config, [prompt])
+        assert trimmed(alone[0]) == trimmed(together[prompt])
+
+
+@every_strategy
+def test_decoding_stops_when_every_text_has_ended(choices):
+    scores = Scores(12, ends=(2, 5, 3))
+    ids = decode(scores, GenerationConfig(max_new_tokens=100, early_stopping=True, **choices), range(3))
+    assert scores.steps == 6 == ids.shape[2]
+    lengths = [[len(text) for text in trimmed(texts)] for texts in ids]
+    assert lengths == [[end + 1] * len(ids[0]) for end in scores.ends]
+
+
+def test_finished_prompts_are_not_decoded_further():
+    # One prompt of eight ends at each step: at most a quarter of those that are decoded may have ended.
+    for choices in ({}, {"num_beams": 3, "early_stopping": True}):
+        scores = Scores(13, ends=range(8))
+        decode(scores, GenerationConfig(max_new_tokens=20, **choices), range(8))
+        assert scores.steps == 8
+        assert scores.rows_read == 8 + 8 + 6 + 6 + 4 + 3 + 2 + 1
+
+
+@pytest.mark.parametrize("choices", [{}, {"num_beams": 2, "length_penalty": 0.0}], ids=["greedy", "beams"])
+def test_long_texts_are_those_of_the_definition(choices):
+    """As long as it takes until recent entries have joined the settled ones twice."""
+    config, scores = GenerationConfig(max_new_tokens=150, min_new_tokens=149, **choices), Scores(14)
+    texts = decode(scores, config, [4])[0]
+
+    def after(text):
+        return scores.after(4, text)
+
+    if config.num_beams == 1:
+        assert texts.tolist() == [reference.search(after, reference.greedy, rules(config), 150)]
+    else:
+        expected, _ = reference.beam_search(after, rules(config), 2, 150, 0.0, False)
+        assert trimmed(texts) == [list(map(int, text)) for _, text in expected]
+
+
+@given(seeds, st.sampled_from([16, 300]), st.sampled_from([0.4, 1.0, 2.5]), st.integers(0, 300), st.floats(0.05, 1.0))
+@example(7415, 300, 0.4, 0, 0.5)
+@few_examples
+def test_kept_probabilities_equal_their_definition(seed, vocab, temperature, top_k, top_p):
+    logits = np.random.default_rng(seed).standard_normal([3, vocab]).astype("float32") * 2
+    limits = [paddle.to_tensor([value], dtype="float32") for value in (temperature, top_p)]
+    kept = score_functions.kept_probabilities(
+        paddle.to_tensor(logits), limits[0], paddle.to_tensor([top_k], dtype="int64"), limits[1]
+    )
+    for row, found in zip(logits, kept.numpy(), strict=True):
+        # Where a sum is top_p but for rounding, the piece after it may be kept or not; so may those that are as likely
+        # as the last one.
+        bounds = top_p - 1e-6, min(top_p + 1e-6, 1.0)
+        right = [reference.kept_probabilities(row, temperature, top_k, bound) for bound in bounds]
+        whole = reference.kept_probabilities(row, temperature, 0, 1.0)
+        tied = [np.isclose(whole, one[one > 0].min(), rtol=1e-5) & np.isclose(found, whole, rtol=1e-5) for one in right]
+        assert np.any([*(np.isclose(found, one, atol=1e-5) for one in right), *tied], axis=0).all()
+
+
+@given(seeds, st.sampled_from([16, 300]), st.integers(1, 299), st.sampled_from([1.0, 0.9, 0.3]))
+@few_examples
+def test_of_equally_likely_pieces_the_first_are_kept_and_no_more_than_top_k(seed, vocab, top_k, top_p):
+    logits = np.random.default_rng(seed).integers(0, 4, [3, vocab]).astype("float32")
+    limits = [paddle.to_tensor([value], dtype="float32") for value in (1.0, top_p)]
+    kept = score_functions.kept_probabilities(
+        paddle.to_tensor(logits), limits[0], paddle.to_tensor([top_k], dtype="int64"), limits[1]
+    ).numpy()
+    for row, found in zip(logits, kept, strict=True):
+        count = np.count_nonzero(found)
+        # A stable order: what comes first of the equally likely.
+        assert np.flatnonzero(found).tolist() == sorted(np.argsort(-row, kind="stable")[:count])
+        assert count <= top_k
+        probabilities = np.sort(np.exp(reference.log_softmax(row)))[::-1]
+        assert count == min(top_k, vocab) or probabilities[:count].sum() >= top_p - 1e-5
+    if top_k == 1:
+        assert kept.argmax(axis=1).tolist() == logits.argmax(axis=1).tolist()
+
+
+@given(seeds, st.integers(1, 3), st.integers(1, 4), st.integers(0, 12))
+@few_examples
+def test_repeated_ngrams_are_banned_and_nothing_else(seed, rows, size, length):
+    rng = np.random.default_rng(seed)
+    history = rng.integers(0, 3, [rows, length + 1])
+    logits = paddle.zeros([rows, 4])
+    banned = score_functions.ban_repeated_ngrams(logits, paddle.to_tensor(history), size).numpy() < 0
+    for row, past in enumerate(history.tolist()):
+        for piece in range(4):
+            grams = reference.ngrams([*past, piece], size)
+            assert banned[row, piece] == (len(grams) > 0 and grams[-1] in grams[:-1])
+
+
+@given(seeds, st.floats(0.1, 60.0))
+@few_examples
+def test_log_normalizer_equals_the_log_of_the_sum_of_exponentials(seed, scale):
+    logits = np.random.default_rng(seed).standard_normal([4, 50]) * scale
+    largest = logits.max(axis=1, keepdims=True)
+    expected = largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True))
+    actual = score_functions.log_normalizer(paddle.to_tensor(logits.astype("float32"))).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_draws_come_as_often_as_their_weights_say():
+    # Evenly spaced noise instead of random: frequencies are then exact up to the spacing.
+    weights = np.array([0.1, 0.0, 0.5, 0.25, 0.15])
+    count = 100
+    spaced = (np.arange(count) + 0.5) / count
+    noise = np.stack(np.meshgrid(spaced, spaced), axis=-1).reshape([-1, 2]).astype("float32")
+    many = paddle.to_tensor(np.tile(weights.astype("float32"), [len(noise), 1]))
+    pairs = score_functions.draw(many, paddle.to_tensor(noise)).numpy()
+    for i in range(5):
+        for j in range(5):
+            share = (pairs == [i, j]).all(axis=1).mean()
+            expected = 0.0 if i == j else weights[i] * weights[j] / (1 - weights[i])
+            assert abs(share - expected) < 2 / count, (i, j)
+
+
+@given(seeds, st.integers(1, 6))
+@few_examples
+def test_draws_are_distinct_and_have_weight(seed, zeros):
+    rng = np.random.default_rng(seed)
+    weights = rng.random([5, 12]).astype("float32")
+    weights[:, rng.permutation(12)[:zeros]] = 0
+    noise = rng.random([5, 12 - zeros]).astype("float32")
+    noise[0], noise[1] = 0.0, np.float32(1 - 2**-24)  # the ends of the interval
+    drawn = score_functions.draw(paddle.to_tensor(weights), paddle.to_tensor(noise)).numpy()
+    for row in range(5):
+        assert sorted(drawn[row]) == np.flatnonzero(weights[row] > 0).tolist()
+
+
+def test_one_number_is_drawn_for_a_text_and_two_for_a_beam():
+    assert draws(GenerationConfig(do_sample=True)) == 1
+    assert draws(GenerationConfig(do_sample=True, num_beams=3)) == 6
