@@ -78,8 +78,8 @@ def merge(arguments):
     from glm.files import locks, places
 
     for flag in ("export_peft", "merge_tensor_parallel_path", "merge_lora_path"):
-        if target := getattr(arguments, flag):
-            places.check_directory(target, f"--{flag}")
+        if getattr(arguments, flag):
+            places.check_directory(getattr(arguments, flag), f"--{flag}")
     if arguments.export_peft:
         return export_peft(arguments)
     from glm.files.atomic import check_is_free, new_directory

@@ -42,6 +42,9 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *, files, arguments=None, shape=None, estimate=None, **kwargs):
         super().__init__(**kwargs)
+        if self.args.skip_profile_timer:
+            # The parent would go on with those of an earlier run of this process.
+            self.timers = None
         self.ranks = unwrap_model(self.model).ranks
         self.files, self.arguments, self.estimated_memory = files, arguments or {}, estimate
         self.shape = shape or {}

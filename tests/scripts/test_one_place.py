@@ -113,21 +113,25 @@ def test_shards_that_the_disk_has_no_room_for_leave_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_answers_that_the_disk_has_no_room_for_cost_nothing_that_was_kept(tmp_path, prompts):
+@pytest.mark.parametrize(
+    ("size", "told", "kept"),
+    [(600, "--resume goes on", range(1, 12)), (1500, "--resume writes them", range(12, 13))],
+    ids=["while predicting", "while writing the file"],
+)
+def test_answers_that_the_disk_has_no_room_for_cost_nothing_that_was_kept(tmp_path, prompts, size, told, kept):
     answers = tmp_path / "answers.jsonl"
     command = [sys.executable, str(ROOT / "predict_generation.py"), *MODEL, "--data_file", str(prompts)]
     command += ["--tgt_length", "8", "--batch_size", "1", "--src_length", "64", "--output_file", str(answers)]
 
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, cwd=ROOT)
     assert done.returncode == 1
     (line,) = (line for line in done.stderr.splitlines() if "error: " in line)
-    assert "--resume goes on" in line
+    assert told in line
     assert not answers.exists()
-    kept = (tmp_path / "answers.jsonl.partial").read_bytes().count(b"\n") - 1
-    assert 0 < kept < 12
+    assert (tmp_path / "answers.jsonl.partial").read_bytes().count(b"\n") - 1 in kept
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert len(read_lines(answers)) == 12

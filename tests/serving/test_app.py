@@ -305,7 +305,7 @@ def test_sigterm_refuses_what_is_new_and_finishes_what_was_accepted():
         (["--port", "99999"], "--port is 99999"),
         (["--max_batch_size", "0"], "--max_batch_size is 0; it must be at least 1"),
         (["--request_timeout", "nan"], "--request_timeout is nan"),
-        (["--top_k", "3"], "they need --select_topk False"),
+        (["--top_k", "3"], "no effect without --select_topk False"),
         (["--model_name_or_path", builtin_model.NAME, "--src_length", "2000"], "the model has 1025"),
     ],
 )
@@ -313,9 +313,10 @@ def test_mistakes_on_the_command_line_are_told_in_one_line(flags, message, capsy
     with pytest.raises(SystemExit) as ended:
         serve_generation.main(["--port", "0", *flags])
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    # Whatever paddle writes on its own import comes before.
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path, capsys):

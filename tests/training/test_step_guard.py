@@ -243,3 +243,14 @@ def test_saving_beside_the_training_saves_what_there_was_when_it_began(expected,
         for name in ("model.safetensors", "optimizer.safetensors"):
             assert (one / name).read_bytes() == (other / name).read_bytes(), (step, name)
     assert all(np.array_equal(array, weights_of(tmp_path / "late")[name]) for name, array in expected.items())
+
+
+def test_a_run_does_not_go_on_with_the_timers_of_one_that_an_error_ended(tmp_path, capfd, monkeypatch):
+    def failing(self, *arguments, **settings):
+        raise MemoryError("(ResourceExhausted)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(modeling.GLMForConditionalGeneration, "forward", failing)
+        ended(capfd, 1, "--skip_profile_timer", "False", "--output_dir", tmp_path / "failed")
+    finetune_generation.main([*RUN, "--output_dir", str(tmp_path / "out")])
+    assert manifest.verify(tmp_path / "out" / "checkpoint-6", required=True)["step"] == 6
