@@ -3,7 +3,7 @@ once."""
 
 import os
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from glm.errors import UserError
@@ -18,16 +18,16 @@ def check_file(path, flag):
     if os.path.exists(path) and not os.path.isfile(path):
         return  # /dev/stdout, a pipe
     target = Path(os.path.realpath(path))
-    with told(flag, path), made(target.parent):
-        try_in(target.parent, target.name)
+    with told(flag, path), like(target.parent) as directory:
+        try_in(directory, target.name)
 
 
 def check_directory(path, flag):
     """Raise UserError unless files can be written into the directory at a path, which need not be there."""
     if os.path.lexists(path) and not os.path.isdir(path):
         raise UserError(f"{flag} {path} is no directory; give another one")
-    with told(flag, path), made(Path(path)):
-        try_in(path, "")
+    with told(flag, path), like(Path(path)) as directory:
+        try_in(directory, "")
 
 
 @contextmanager
@@ -40,20 +40,17 @@ def told(flag, path):
 
 
 @contextmanager
-def made(directory):
-    """Context in which a directory is there; those that were not go again afterwards."""
-    missing = []
-    for place in (directory, *directory.parents):
-        if place.exists():
-            break
-        missing.append(place)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        for place in missing:
-            with suppress(OSError):
-                place.rmdir()
+def like(directory):
+    """Context that gives a directory as the one at a path would be, for trials: the one that is there, or else one of
+    the same name made in a temporary one beside it, so that two processes that try one place do not meet."""
+    there = next(place for place in (directory, *directory.parents) if os.path.lexists(place))
+    if there == directory:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=there) as workshop:
+        trial = Path(workshop) / directory.relative_to(there)
+        trial.mkdir(parents=True)
+        yield trial
 
 
 def try_in(directory, name):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -90,6 +91,19 @@ def test_trying_leaves_nothing_and_overwrites_nothing(tmp_path):
     places.check_file("/dev/null", "--output_file")
     assert list(tmp_path.iterdir()) == [there]
     assert there.read_text(encoding="utf8") == "kept"
+
+
+def test_those_who_try_one_place_at_the_same_time_do_not_meet(tmp_path):
+    """As the ranks of a job do, and runs into directories of one that is not there yet."""
+
+    def tries(number):
+        for _ in range(50):
+            places.check_directory(tmp_path / "runs" / "one", "--output_dir")
+            places.check_file(tmp_path / "runs" / f"{number}" / "answers.jsonl", "--output_file")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(tries, range(4)))
+    assert list(tmp_path.iterdir()) == []
 
 
 # Commands that say something on standard output.
