@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import paddle
 import paddle.distributed as dist
 from paddlenlp.trainer import set_seed
 from paddlenlp.utils.log import logger
@@ -21,6 +20,7 @@ from glm.inference import answer_lines
 from glm.inference.arguments import to_generation_config
 from glm.model import losses
 from glm.model.lora import add_lora
+from glm.ops import device
 from glm.parallel.ranks import Ranks, gather_objects
 from glm.training import continuation, memory, optimization
 from glm.training.callbacks import EarlyStopping, MetricsFile, draw_metrics
@@ -68,7 +68,7 @@ def run(model_args, data_args, lora_args, args, selections, generation, template
     data.check_lengths(model.config, (train_rows, eval_rows), data_args.tgt_length)
     processes = f"{args.world_size} processes, " if args.world_size > 1 else ""
     threads = os.environ.get("OMP_NUM_THREADS")
-    logger.info(f"model: {directory}; {processes}{paddle.get_device()}, {threads} threads each")
+    logger.info(f"model: {directory}; {processes}{device.name()}, {threads} threads each")
     estimate = print_memory(model, args, train_rows)
     if args.do_eval:
         for line in metrics.definition(numbers).splitlines():
@@ -242,7 +242,7 @@ def print_memory(model, args, train_rows, assumed=None, half=None):
     figures = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
     kind = "half precision" if half else "float32"
     logger.info(f"estimated memory of training on each device in {kind}, GiB: {figures}")
-    there = None if paddle.is_compiled_with_cuda() or args.dry_run else memory.available()
+    there = None if device.is_built_for_gpus() or args.dry_run else memory.available()
     if there is not None and parts["total"] > there:
         logger.warning(f"the machine has {there:.2f} GiB left: the run may be ended without a word")
     return parts["total"]

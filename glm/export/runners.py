@@ -112,13 +112,14 @@ class PaddleRunner:
 
     def config(self, model, params, device, backend):
         """How to run a program. Raises ProgramError."""
-        import paddle
         from paddle import inference
+
+        from glm.ops import device as devices
 
         config = inference.Config(model, params)
         config.disable_glog_info()
         if device == "gpu":
-            if not paddle.is_compiled_with_cuda():
+            if not devices.is_built_for_gpus():
                 raise ProgramError("--device gpu: this paddle is built without CUDA; install paddlepaddle-gpu")
             config.enable_use_gpu(256, 0)
         else:

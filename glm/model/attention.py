@@ -9,15 +9,15 @@ import math
 import paddle
 import paddle.nn.functional as F
 
+from glm.ops import device
+
 # The most negative number that float16 holds: a score far below any real one in every dtype.
 MASKED_SCORE = -65504.0
 
 
 def best_attention(layout, heads):
     """The way to attend that suits this device: a callable (mixed, drop, targets_only) → context."""
-    if not paddle.get_device().startswith("gpu"):
-        return ByExample(layout, heads)
-    return (FlashMask if hasattr(F, "flashmask_attention") else Padded)(layout, heads)
+    return (OnGpu if device.takes_gpu_branches() else ByExample)(layout, heads)
 
 
 class ByExample:
@@ -81,7 +81,8 @@ class Padded:
 
 
 class FlashMask:
-    """Paddle 3's fused kernel for GPUs. Its mask is tested on CPU; the kernel itself has never been run by us."""
+    """Paddle 3's fused kernel for GPUs, in half precision. On CPU its definition is tested in its place; the kernel
+    itself has never been run by us."""
 
     def __init__(self, layout, heads):
         self.layout = layout
@@ -95,6 +96,22 @@ class FlashMask:
         )
         context = context.reshape([-1, mixed.shape[1] // 3])
         return only_targets(context, self.layout) if targets_only else context
+
+
+class OnGpu:
+    """FlashMask where it can run, else Padded; which of them, the first projections say: with mixed precision they are
+    of another dtype than the weights."""
+
+    def __init__(self, layout, heads):
+        self.layout = layout
+        self.heads = heads
+        self.chosen = None
+
+    def __call__(self, mixed, drop, targets_only=False):
+        if self.chosen is None:
+            fused = device.is_half(mixed) and device.has_flashmask()
+            self.chosen = (FlashMask if fused else Padded)(self.layout, self.heads)
+        return self.chosen(mixed, drop, targets_only)
 
 
 def attend(query, key, value, drop, bias=None):

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from glm.ops import device
 from glm.ops.cpu_kernels import Dropped
 
 # The place of NEFTune's noise; layers count up from 1, and 0 is the dropout of embeddings.
@@ -25,7 +26,7 @@ class Noise:
     def __init__(self, *key, neftune_alpha=0.0):
         self.key = [int(number) for number in key]
         self.neftune_alpha = neftune_alpha
-        if paddle.get_device().startswith("gpu"):
+        if device.takes_gpu_branches():
             paddle.seed(int(np.random.SeedSequence(self.key).generate_state(1)[0]))
 
     def generator(self, *place):
@@ -55,7 +56,7 @@ class Dropout:
         self.generator = generator
 
     def __call__(self, tensor):
-        if tensor.place.is_gpu_place():
+        if device.takes_gpu_branches():
             return F.dropout(tensor, self.probability)
         return Dropped.apply(tensor, self.kept(tensor.size), 1.0 / (1.0 - self.probability))
 

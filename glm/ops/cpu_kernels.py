@@ -12,6 +12,8 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 from paddle.base.layer_helper import LayerHelper
 
+from glm.ops import device
+
 
 def as_array(tensor):
     """The memory of a float32 tensor on CPU as a NumPy array, for as long as the tensor lives."""
@@ -153,5 +155,7 @@ def layer_norm(layer, tokens):
 
 
 def trains_on_cpu(tokens):
-    """Whether gradients are wanted of what is computed from [tokens, n] on CPU."""
-    return paddle.in_dynamic_mode() and tokens.ndim == 2 and not tokens.stop_gradient and tokens.place.is_cpu_place()
+    """Whether gradients are wanted of what is computed from [tokens, n] float32 on CPU."""
+    if not paddle.in_dynamic_mode() or device.takes_gpu_branches():
+        return False
+    return tokens.ndim == 2 and not tokens.stop_gradient and tokens.dtype == paddle.float32

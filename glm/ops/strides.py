@@ -4,6 +4,8 @@ from contextlib import contextmanager
 
 import paddle
 
+from glm.ops import device
+
 FLAG = "FLAGS_use_stride_kernel"
 
 
@@ -16,7 +18,7 @@ def without_views():
     for a whole program: without views, assigning to x[row, list] no longer changes x, and paddlenlp's generate() does.
     """
     before = paddle.get_flags(FLAG)
-    paddle.set_flags({FLAG: before[FLAG] and paddle.get_device().startswith("gpu")})
+    paddle.set_flags({FLAG: before[FLAG] and device.takes_gpu_branches()})
     try:
         yield
     finally:

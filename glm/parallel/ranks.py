@@ -8,6 +8,7 @@ from paddle.autograd import PyLayer
 from paddle.distributed.communication.group import Group
 
 from glm.errors import end_without_destructors
+from glm.ops import device
 from glm.parallel.hub import Hub
 from glm.parallel.sharding import axis_of, whole_of_parts
 
@@ -40,7 +41,7 @@ class Ranks:
     def connected(cls, members, group):
         """The ranks with these numbers, by a communication group where there are GPUs, else by a hub of their own."""
         ranks = cls(members, group)
-        if not paddle.get_device().startswith("gpu"):
+        if not device.on_gpu():
             ranks.group, ranks.hub = None, Hub(ranks.members, dist.get_rank(), gather_objects)
         return ranks
 

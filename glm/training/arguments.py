@@ -22,6 +22,7 @@ from glm.files.lines import DEFAULT_LIMIT
 from glm.flag_names import SYNONYMS
 from glm.metrics import ALL_SCORES
 from glm.model.lora import ALL, TARGETS, LoraConfig
+from glm.ops import device
 from glm.parallel.ranks import Ranks, groups_without_connections
 from glm.training.conditions import (
     DECODING_NEEDS,
@@ -297,7 +298,7 @@ class GLMTrainingArguments(TrainingArguments):
         # A dry run plans for the ranks and the machine that are meant, which need not be these.
         self.asked_degree = max(1, self.tensor_parallel_degree)
         self.asked_for_half = self.fp16_opt_level == "O2" and (self.fp16 or self.bf16)
-        if self.device == "cpu":
+        if self.device == "cpu" and not device.takes_gpu_branches():
             self.use_float32_on_cpu()
         self.do_eval, at_end = evaluates(self), self.evaluation_strategy == "no"
         # paddlenlp takes "no" beside do_eval for "steps", and says what it decides in lines of its own.
@@ -309,7 +310,7 @@ class GLMTrainingArguments(TrainingArguments):
             raise UsageError(f"--output_dir {self.output_dir} is a file; give a directory")
         try:
             self.do_eval, asked = self.do_eval and not at_end, self.do_eval
-            with nullcontext() if paddle.is_compiled_with_cuda() else groups_without_connections():
+            with nullcontext() if device.is_built_for_gpus() else groups_without_connections():
                 super().__post_init__()
         except (ValueError, AssertionError) as error:
             raise UsageError(f"training arguments: {error}") from None
@@ -332,7 +333,7 @@ class GLMTrainingArguments(TrainingArguments):
                 raise UsageError(
                     f"--{name} {getattr(self, name)}: GLM is divided by --tensor_parallel_degree alone here"
                 )
-        if self.sharding and not paddle.is_compiled_with_cuda():
+        if self.sharding and not device.is_built_for_gpus():
             raise UsageError(
                 "--sharding needs GPUs; on CPU leave it out, and divide the model by --tensor_parallel_degree"
             )
@@ -353,7 +354,7 @@ class GLMTrainingArguments(TrainingArguments):
         # A dry run plans for ranks that need not be there.
         if degree > 1 and ranks % degree and not self.dry_run:
             launch = f"python -m paddle.distributed.launch --nproc_per_node {degree}"
-            launch += "" if paddle.is_compiled_with_cuda() else " --backend gloo"
+            launch += "" if device.is_built_for_gpus() else " --backend gloo"
             raise UsageError(
                 f"--tensor_parallel_degree {degree} needs {degree} processes, or a multiple, and there are {ranks}: "
                 f"start it with {launch} {sys.argv[0]} …"
@@ -403,8 +404,8 @@ class GLMTrainingArguments(TrainingArguments):
 
     def choose_device(self):
         """Make device the one to train on. Raises UsageError for one that is not there."""
-        if self.device == "gpu" and not paddle.is_compiled_with_cuda():
+        if self.device == "gpu" and not device.is_built_for_gpus():
             raise UsageError("--device gpu: this paddle is built for CPU; leave it out, or install paddlepaddle-gpu")
-        self.device = self.device or ("gpu" if paddle.is_compiled_with_cuda() else "cpu")
-        if self.device == "cpu" and paddle.is_compiled_with_cuda():
+        self.device = self.device or ("gpu" if device.is_built_for_gpus() else "cpu")
+        if self.device == "cpu" and device.is_built_for_gpus():
             paddle.set_device("cpu")

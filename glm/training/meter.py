@@ -3,7 +3,7 @@
 import resource
 import time
 
-import paddle
+from glm.ops import device
 
 
 class Meter:
@@ -35,6 +35,5 @@ class Meter:
 
 def peak_memory_gib():
     """Most memory used so far, in GiB: of the GPU where there is one, else of the process."""
-    if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
-        return paddle.device.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    of_gpu = device.peak_gpu_gib()
+    return of_gpu if of_gpu is not None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

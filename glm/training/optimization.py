@@ -5,6 +5,7 @@ import math
 import numpy as np
 import paddle
 
+from glm.ops import device
 from glm.parallel.ranks import ALONE
 from glm.parallel.sharding import axis_of
 from glm.training.adafactor import Adafactor, state_shapes
@@ -89,11 +90,11 @@ class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
         divided = sum_of_squares([grad for parameter, grad in with_gradient if parameter.is_distributed])
         common = sum_of_squares([grad for parameter, grad in with_gradient if not parameter.is_distributed])
         self.last_norm = paddle.sqrt(common + self.ranks.summed(divided))
-        if self.last_norm.place.is_cpu_place():
-            norm = float(self.last_norm)
-            self.left_out = not math.isfinite(norm)
-            return scaled(params_grads, self.factor()) if norm > self.clip_norm else params_grads
-        return self.unless_bad(params_grads)
+        if device.takes_gpu_branches():
+            return self.unless_bad(params_grads)
+        norm = float(self.last_norm)
+        self.left_out = not math.isfinite(norm)
+        return scaled(params_grads, self.factor()) if norm > self.clip_norm else params_grads
 
     def unless_bad(self, params_grads):
         """Clipped gradients, or zeros, as the device finds."""

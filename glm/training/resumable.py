@@ -14,6 +14,7 @@ from paddlenlp.transformers.model_utils import unwrap_model
 from paddlenlp.utils.log import logger
 
 from glm.errors import Interrupted
+from glm.ops import device
 from glm.parallel.ranks import Ranks, gather_objects
 from glm.stopping import StopSignals
 from glm.training import continuation, saving
@@ -61,7 +62,7 @@ class ResumableTrainer(Trainer):
         self.signals, self.stopped_by = StopSignals(), None
         self.resumed, self.previous_best, self.scores = None, (None, None), None
         # On a GPU, reading what it computed makes the host wait for it.
-        self.reads_at_once = paddle.get_device() == "cpu"
+        self.reads_at_once = not device.takes_gpu_branches()
 
     def save_result(self):
         """Write what was trained into output_dir, whole. Raises SaveError."""

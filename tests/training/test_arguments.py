@@ -68,7 +68,7 @@ def test_evaluation_at_the_end_alone_can_be_asked_for(training):
 def test_the_device_is_what_there_is_and_another_is_refused(training, monkeypatch, capsys):
     from glm.training import arguments
 
-    monkeypatch.setattr(arguments.paddle, "is_compiled_with_cuda", lambda: False)
+    monkeypatch.setattr(arguments.device, "is_built_for_gpus", lambda: False)
     assert training().device == training("--device", "cpu").device == "cpu"
     for flags, told in ((["gpu"], "built for CPU"), (["tpu"], "must be one of cpu, gpu")):
         with pytest.raises(SystemExit):
@@ -80,7 +80,7 @@ def test_half_precision_on_cpu_is_turned_off_with_one_warning(training, monkeypa
     from glm.training import arguments
 
     warnings = []
-    monkeypatch.setattr(arguments.paddle, "is_compiled_with_cuda", lambda: False)
+    monkeypatch.setattr(arguments.device, "is_built_for_gpus", lambda: False)
     monkeypatch.setattr(arguments.logger, "warning", warnings.append)
     arguments = training("--fp16", "--fp16_opt_level", "O2")
     assert (arguments.fp16, arguments.fp16_opt_level) == (False, "O1")
