@@ -1,16 +1,31 @@
 # `make help` lists the targets. Each sets up what it needs first: once in 2-3 minutes, then in no time.
 
 VENV ?= .venv
-# Python 3.10 where one runs: it has FastDeploy. A python3.10 on PATH may be a shim of pyenv's that fails when run.
-PYENV_3_10 = $(shell ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.10.*/bin/python 2>/dev/null | sort -V | tail -n 1)
-PYTHON ?= $(if $(shell python3.10 --version 2>/dev/null),python3.10,$(or $(PYENV_3_10),python3))
+# A python3.10 on PATH may be a shim of pyenv's that fails when run: then the one that pyenv has.
+pyenv = $(shell ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python 2>/dev/null | sort -V | tail -n 1)
+running = $(if $(shell $(1) --version 2>/dev/null),$(1),$(call pyenv,$(patsubst python%,%,$(1))))
+# Python 3.10 first: it alone has FastDeploy.
+PYTHON ?= $(or $(call running,python3.10),$(call running,python3.12),$(call running,python3.13),\
+  $(call running,python3.11),python3)
+INTERPRETER := $(or $(call running,$(PYTHON)),$(PYTHON))
+VERSION := $(shell "$(INTERPRETER)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STACK ?= $(if $(filter 3.10 3.11,$(VERSION)),reference,paddle3)
+
+REQUIREMENTS_reference := requirements.txt
+REQUIREMENTS_paddle3 := requirements-paddle3.txt
+REQUIREMENTS = $(REQUIREMENTS_$(STACK))
+# What is installed without its dependencies; each says why.
+ALONE_reference_3.10 := requirements-fastdeploy.txt
+ALONE_paddle3_3.13 := requirements-python313.txt
+ALONE = $(ALONE_$(STACK)_$(VERSION))
 
 RUN = $(VENV)/bin/python
 # Which Python it is: the same line from an interpreter and from a virtual environment made by it.
 WHICH = -c 'import pip, sys; print(sys.version, sys.base_prefix)'
 # The stamp of a finished install is named after its interpreter and its requirements: when either changes, it is not
 # there. Contents count, not dates, so a git checkout alone installs nothing.
-KEY := $(shell { "$(PYTHON)" $(WHICH); cat requirements.txt requirements-dev.txt; } 2>&1 | cksum | cut -d ' ' -f 1)
+KEY := $(shell { "$(INTERPRETER)" $(WHICH); cat $(REQUIREMENTS) $(ALONE) requirements-dev.txt; } 2>&1 | cksum | \
+  cut -d ' ' -f 1)
 STAMP = $(VENV)/.installed-$(KEY)
 
 BENCHMARKS = train decode large large_train parallel merge serve precision jobs
@@ -21,19 +36,27 @@ BENCHMARKS = train decode large large_train parallel merge serve precision jobs
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
-	@echo "PYTHON=python3.11 chooses the interpreter (now: $(PYTHON)), VENV=dir the environment (now: $(VENV))."
+	@echo "PYTHON=python3.12 chooses the interpreter (now: $(INTERPRETER)), STACK=paddle3 or reference the stack"
+	@echo "(now: $(STACK)), VENV=dir the environment (now: $(VENV))."
 
 setup: $(STAMP)  ## install the requirements into .venv
 
 $(STAMP):
-	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null || { echo \
-	  "$(PYTHON) ($$("$(PYTHON)" --version 2>&1 | head -n 1)) is no Python 3.10 or 3.11, which paddlepaddle 2.6.2" \
-	  "needs: name one, as in make PYTHON=/usr/bin/python3.10 setup" >&2; exit 2; }
+	@case "$(STACK) $(VERSION)" in \
+	  "reference 3.10" | "reference 3.11" | "paddle3 3.10" | "paddle3 3.11" | "paddle3 3.12" | "paddle3 3.13") ;; \
+	  "reference 3."* | "paddle3 "*) echo "$(INTERPRETER) ($$("$(INTERPRETER)" --version 2>&1 | head -n 1)) does not" \
+	    "go with the $(STACK) stack: reference needs Python 3.10 or 3.11, paddle3 3.10 to 3.13; name one, as in" \
+	    "make PYTHON=python3.12 setup" >&2; exit 2 ;; \
+	  *) echo "STACK=$(STACK) is no stack: give STACK=reference or STACK=paddle3, or leave it out" >&2; exit 2 ;; \
+	esac
 	@rm -f "$(VENV)"/.installed-*
-	@if [ "$$("$(RUN)" $(WHICH) 2>&1)" != "$$("$(PYTHON)" $(WHICH))" ]; then \
-	  echo "making $(VENV) anew with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear "$(VENV)"; fi
+	@if [ "$$("$(RUN)" $(WHICH) 2>&1)" != "$$("$(INTERPRETER)" $(WHICH))" ] || \
+	  [ "$$(cat "$(VENV)/.stack" 2>&1)" != "$(STACK)" ]; then \
+	  echo "making $(VENV) anew with $$("$(INTERPRETER)" --version), for the $(STACK) stack"; \
+	  "$(INTERPRETER)" -m venv --clear "$(VENV)"; echo "$(STACK)" > "$(VENV)/.stack"; fi
 	@echo "installing (about 2-3 minutes) ..."
-	@"$(RUN)" -m pip install -qq --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@"$(RUN)" -m pip install -qq --disable-pip-version-check -r $(REQUIREMENTS) -r requirements-dev.txt
+	$(if $(ALONE),@"$(RUN)" -m pip install -qq --disable-pip-version-check --no-deps -r $(ALONE))
 	@touch "$@"
 
 demo: setup  ## fine-tune, export and run a tiny model on the CPU

@@ -72,7 +72,7 @@ def main(argv=None):
         target = Path(arguments.output_path)
         program.save(model, tokenizer, config, target.parent, target.name, dtype, arguments.format)
         trial.remember(program.describe(target.parent, target.name))
-    graph, weights = program.FILES[arguments.format]
+    graph, weights = program.FILES[program.format_here(arguments.format)]
     say(f"program written to {target}{graph}, weights ({dtype}) to {target}{weights}")
 
 

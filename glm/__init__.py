@@ -12,7 +12,7 @@
     serving     many clients, one model
     training    a run that learns and survives
 
-A room imports from rooms above it in this list only. Beside the rooms: runtime (imported before paddle),
-texts (what programs say, in the reader's language), errors, stopping, cache, bounds, needs, flag_names, command_line,
-metrics.
+A room imports from rooms above it in this list only. Beside the rooms: runtime (imported before paddle), stacks (in
+which versions of paddle differ), texts (what programs say, in the reader's language), errors, stopping, cache, bounds,
+needs, flag_names, command_line, metrics.
 """

@@ -10,7 +10,7 @@ import sys
 # Before anything that an older Python cannot import.
 if sys.version_info < (3, 10):  # noqa: UP036  for whoever starts a script with it
     sys.stderr.write(
-        f"error: this is Python {sys.version.split()[0]}, and GLM needs 3.10 or 3.11: run make setup, then "
+        f"error: this is Python {sys.version.split()[0]}, and GLM needs 3.10 to 3.13: run make setup, then "
         f".venv/bin/python {' '.join(sys.argv[:1])} …\n"
     )
     sys.exit(2)
@@ -26,6 +26,8 @@ from collections.abc import Mapping
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 # Parameters of mallopt(), as malloc.h numbers them.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# Warnings of third parties on import, about what no user of these scripts can change.
+NO_NEWS = ("Setuptools is replacing distutils", "No ccache found", "invalid escape sequence")
 PADDLE_THREAD_ADVICE = ("WARNING: OMP_NUM_THREADS set to ", "PLEASE USE OMP_NUM_THREADS WISELY.")
 
 
@@ -131,7 +133,8 @@ def apply() -> None:
     if sys.stderr is not None:
         sys.stderr = WithoutPaddleThreadAdvice(sys.stderr)
     if not sys.warnoptions:
-        warnings.filterwarnings("ignore", message="Setuptools is replacing distutils")
+        for message in NO_NEWS:
+            warnings.filterwarnings("ignore", message=message)
 
 
 apply()

@@ -87,7 +87,8 @@ NOT_TOLD = re.compile(
     r"FastDeploy \{0\}|Paddle Inference \{0\}|onnxruntime \{0\}|Hugging Face|%\(prog\)s \{0\}|example \{0\}"
     r"|--output_dir \{0\}"
     r"|unexpected end of data|Input should be|must be|a valid integer"  # of csv and pydantic, looked for in theirs
-    r"|WARNING: OMP_NUM_THREADS.*|PLEASE USE OMP.*|Setuptools is replacing.*|The Attr\.force_cpu.*|.*/\{0\}"
+    r"|WARNING: OMP_NUM_THREADS.*|PLEASE USE OMP.*|The Attr\.force_cpu.*|.*/\{0\}"
+    r"|Setuptools is replacing.*|No ccache found|invalid escape sequence"
     r"|default-src.*|the client has gone|; use \{0\}|something in the server broke; its log says what"
     r"|python -m paddle\.distributed\.launch --nproc_per_node \{0\}| --backend gloo"
     r"|loss per target token \(nats\)|score of evaluation|learning rate|optimizer step|center left"  # of a figure

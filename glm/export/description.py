@@ -66,7 +66,7 @@ class DescriptionSchema(BaseModel):
     dtype: Literal["float32", "float16", "bfloat16", "int8"]
     positions: count(1)
     vocab_size: count(1)
-    format: Literal["paddle", "onnx"]
+    format: Literal["paddle", "pir", "onnx"]
     preparation: dict | None = None
 
 

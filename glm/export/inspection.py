@@ -5,6 +5,7 @@ others, touch more than numbers. Its weights lie in the one file beside it, all 
 dtypes; for Paddle's C++ library believes what it is told of them.
 """
 
+import json
 import math
 import struct
 
@@ -23,6 +24,16 @@ PADDLE_OPERATORS = """
     scatter_nd_add select_input shape slice softmax split squeeze2 take_along_axis tile top_k_v2 transpose2 tril_triu
     unsqueeze2 where while
 """
+# The numbers before them are Paddle's dialects: its own operators, those of control flow, and what every program has.
+PIR_OPERATORS = """
+    0.combine 0.split 1.add 1.arange 1.argmax 1.argsort 1.assign_value_ 1.bitwise_and 1.bitwise_or 1.cast
+    1.clip 1.concat 1.cumsum 1.data 1.divide 1.elementwise_pow 1.embedding 1.equal 1.expand 1.eye 1.fetch
+    1.flatten 1.floor_divide 1.full 1.full_int_array 1.full_like 1.full_with_tensor 1.gather 1.gelu
+    1.greater_equal 1.greater_than 1.if 1.index_select 1.layer_norm 1.less_equal 1.less_than 1.log
+    1.logical_not 1.matmul 1.max 1.maximum 1.min 1.minimum 1.multiply 1.not_equal 1.remainder 1.reshape
+    1.scale 1.scatter 1.scatter_nd_add 1.shape64 1.slice 1.softmax 1.split 1.split_with_num 1.squeeze 1.stack
+    1.subtract 1.sum 1.take_along_axis 1.tile 1.topk 1.transpose 1.tril 1.unsqueeze 1.where 1.while 2.yield p
+"""
 ONNX_OPERATORS = """
     :Add :Cast :Concat :Gather :Gelu :LayerNormalization :MatMul :Mul :Reshape :Shape :Slice :Softmax :Split :Squeeze
     :Sub :Transpose :Unsqueeze com.microsoft:MatMulNBits
@@ -32,6 +43,9 @@ ITEM_SIZES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}
 # Of a variable: what feeds a program, and what it gives, are not in the file of weights.
 FEED, FETCH, DENSE = 9, 10, 7
 LARGEST_GRAPH = 2**28
+# Of a program of PIR: a weight, and its dtypes → their numbers above.
+PIR_PARAMETER = "p"
+PIR_DTYPES = {"0.t_bool": 0, "0.t_i32": 2, "0.t_i64": 3, "0.t_f16": 4, "0.t_f32": 5, "0.t_ui8": 20, "0.t_bf16": 22}
 
 # The part of Paddle's framework.proto that is looked at: message → (field, number, type), [] for repeated ones.
 SCHEMA = {
@@ -76,8 +90,8 @@ def check(program):
             f"{program.model_file}: {size} bytes, more than any export has ({LARGEST_GRAPH}); export it again"
         )
     try:
-        (check_onnx if program.format == "onnx" else check_paddle)(program)
-    except (DecodeError, struct.error, UnicodeDecodeError) as error:
+        {"paddle": check_paddle, "pir": check_pir, "onnx": check_onnx}[program.format](program)
+    except (DecodeError, struct.error, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ProgramError(f"{program.model_file}: not a program ({error}); export it again") from None
 
 
@@ -100,27 +114,59 @@ def check_paddle(program):
     stored = {}
     for variable in (variable for block in graph.blocks for variable in block.vars):
         if variable.persistable and variable.type.type not in (FEED, FETCH):
-            stored[variable.name] = variable.type
+            tensor = variable.type.dense.tensor
+            dtype = tensor.data_type if variable.type.type == DENSE else None
+            stored[variable.name] = dtype, list(tensor.dims)
+    check_weights(program, stored)
+
+
+def check_pir(program):
+    """check(), of a program of Paddle 3's intermediate representation: JSON, in which "#" names what something is,
+    "A" has attributes and "O" results. Raises KeyError and the like for what is not so."""
+    operators, stored = [], {}
+    for operator in pir_operators(json.loads(program.model_file.read_bytes())["program"]):
+        operators.append(operator["#"])
+        if operator["#"] == PIR_PARAMETER:
+            (*_, name), (kind, shape, *_) = operator["A"], operator["O"]["TT"]["D"]
+            stored[name] = PIR_DTYPES.get(kind["#"]), shape
+    if not operators:
+        raise ProgramError(f"{program.model_file}: has no operators; export it again")
+    check_operators(program.model_file, operators, PIR_OPERATORS)
+    check_weights(program, stored)
+
+
+def pir_operators(owner):
+    """Every operator in a program or in an operator, those of loops and branches among them."""
+    for region in owner.get("regions", []):
+        for block in region["blocks"]:
+            for operator in block["ops"]:
+                yield operator
+                yield from pir_operators(operator)
+
+
+def check_weights(program, stored):
+    """Raise ProgramError unless a .pdiparams file has the weights {name: (number of its dtype, shape)} of its graph, in
+    the order of their names, and nothing else."""
     with open(program.params_file, "rb") as file:
         for name in sorted(stored):
-            check_stored(file, name, stored[name])
+            check_stored(file, name, *stored[name])
         if file.read(1):
             raise ProgramError(
                 f"{program.params_file}: has more than the weights of {program.model_file.name}; export it again"
             )
 
 
-def check_stored(file, name, kind):
-    """Raise ProgramError unless the next weight in a .pdiparams file is a graph's variable of this Kind.
+def check_stored(file, name, dtype, wanted):
+    """Raise ProgramError unless the next weight in a .pdiparams file has this dtype and shape.
 
     Each is a version, the number of its levels (0), a version, the size of a Tensor message, that, and the numbers.
     """
     version, levels, inner, size = struct.unpack("<IQIi", file.read(20))
     if version or levels or inner or not 0 <= size < 1024:
         raise ProgramError(f"{file.name}: {name} is not stored as weights are; export it again")
-    tensor, wanted = MESSAGES["Tensor"].FromString(file.read(size)), kind.dense.tensor
+    tensor = MESSAGES["Tensor"].FromString(file.read(size))
     shape = list(tensor.dims)
-    if kind.type != DENSE or (tensor.data_type, shape) != (wanted.data_type, list(wanted.dims)):
+    if dtype is None or (tensor.data_type, shape) != (dtype, wanted):
         raise ProgramError(f"{file.name}: {name} is {shape}, not what its program says; export it again")
     item = ITEM_SIZES.get(tensor.data_type)
     if item is None or min(shape, default=1) < 0:

@@ -7,6 +7,7 @@ save() needs paddle; describe() and the paths do not, so that what runs a progra
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from glm import stacks
 from glm.data.preparation import DEFAULT, Preparation
 from glm.decoding.generation_config import GenerationConfig, SpecialIds
 from glm.errors import UserError
@@ -18,7 +19,7 @@ from glm.files.guarded import product
 from glm.ops.dtypes import check_range
 
 # Suffixes of a program's files, by format: the graph and its weights.
-FILES = {"paddle": (".pdmodel", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
+FILES = {"paddle": (".pdmodel", ".pdiparams"), "pir": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
 # dtypes that halve a file of weights.
 HALVES = ("float16", "bfloat16")
 # Whoever writes programs into a directory holds this; tokenizer files are of all programs there.
@@ -55,6 +56,11 @@ class Program:
     def params_file(self):
         """Path of its weights."""
         return self.files[1]
+
+
+def format_here(format):
+    """The format, one of FILES, in which --format writes a program on the stack that is installed."""
+    return stacks.current().program_format if format == "paddle" else format
 
 
 def config_path(directory, prefix):
@@ -145,6 +151,7 @@ def write(model, special_ids, config, directory, prefix, dtype="float32", format
     if dtype in HALVES:
         for name, parameter in model.named_parameters():
             check_range(name, float(parameter.min()), float(parameter.max()), dtype)
+    format = format_here(format)
     facts = {"dtype": dtype, "positions": model.config.max_sequence_length + 1, "format": format}
     facts["vocab_size"] = model.config.vocab_size
     if preparation not in (None, DEFAULT):

@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 
+from glm import stacks
 from glm.errors import note
 from glm.export import inspection, trial
 from glm.export.program import ProgramError
@@ -17,6 +18,11 @@ from glm.files.native_paths import native_path
 # On CPU this pass of both runtimes keeps a padded copy of every matrix of the prefill, whose originals the loop reads:
 # all weights twice, for no gain that could be measured.
 DOUBLES_WEIGHTS = "fc_fuse_pass"
+
+# How many GB of what is not needed any more a running program keeps, by format. A program's memory is freed at its end
+# (-1), for freeing it after every operator takes longer than most of them; one of PIR whose memory is kept gives wrong
+# texts, without an error.
+EAGER_DELETION, KEPT_MEMORY = "FLAGS_eager_delete_tensor_gb", {"paddle": -1.0, "pir": 0.0}
 
 
 def open_program(program, runtime="auto", device="cpu", backend="paddle"):
@@ -41,7 +47,7 @@ def open_program(program, runtime="auto", device="cpu", backend="paddle"):
 
 def can_run(runtime, program):
     """Whether a runtime is here and reads a program's format."""
-    if (runtime == "onnx") != (program.format == "onnx"):
+    if (runtime == "onnx") != (program.format == "onnx") or (runtime, program.format) == ("fastdeploy", "pir"):
         return False
     return runtime != "fastdeploy" or importlib.util.find_spec("fastdeploy") is not None
 
@@ -54,6 +60,17 @@ def check_combination(program, runtime, device, backend):
         raise ProgramError(f"--runtime onnx: {program.model_file} is none; export it with --format onnx")
     if runtime == "onnx" and device == "gpu":
         raise ProgramError("--device gpu: ONNX programs run on CPU only; export without --format onnx")
+    if program.format == "pir" and runtime == "fastdeploy":
+        raise ProgramError(
+            f"--runtime fastdeploy cannot read {program.model_file}, a program of paddle 3; run it by --runtime paddle"
+        )
+    if program.format == "pir" and stacks.current().program_format != "pir":
+        raise ProgramError(
+            f"{program.model_file}: a program of paddle 3, which paddle 2.6 cannot read; run it on the paddle3 stack "
+            "(make setup STACK=paddle3), or export it again on this one"
+        )
+    if program.format == "pir" and backend == "onednn":
+        raise ProgramError("--backend onednn gives other texts with programs of paddle 3; leave it out")
     if runtime != "paddle" and backend == "onednn":
         reason = "gives other texts in FastDeploy 1.0.7" if runtime == "fastdeploy" else "is for Paddle's programs"
         raise ProgramError(f"--backend onednn {reason}; use it with --runtime paddle")
@@ -107,16 +124,15 @@ class PaddleRunner:
         from paddle import inference
 
         with native_path(program.model_file) as model, native_path(program.params_file) as params:
-            self.predictor = inference.create_predictor(self.config(str(model), str(params), device, backend))
+            paddle.set_flags({EAGER_DELETION: KEPT_MEMORY[program.format]})
+            config = self.config(inference.Config(str(model), str(params)), program, device, backend)
+            self.predictor = inference.create_predictor(config)
         self.name = f"Paddle Inference {paddle.__version__}"
 
-    def config(self, model, params, device, backend):
-        """How to run a program. Raises ProgramError."""
-        from paddle import inference
-
+    def config(self, config, program, device, backend):
+        """The inference.Config of a program's files, with how to run it. Raises ProgramError."""
         from glm.ops import device as devices
 
-        config = inference.Config(model, params)
         config.disable_glog_info()
         if device == "gpu":
             if not devices.is_built_for_gpus():
@@ -126,7 +142,9 @@ class PaddleRunner:
             config.set_cpu_math_library_num_threads(threads())
             # Its default is on where the processor has AVX.
             (config.enable_mkldnn if backend == "onednn" else config.disable_mkldnn)()
-        config.enable_memory_optim()
+        if program.format == "paddle":
+            # It raises for a program of PIR.
+            config.enable_memory_optim()
         # The calls above choose passes anew.
         config.delete_pass(DOUBLES_WEIGHTS)
         return config

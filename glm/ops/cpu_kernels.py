@@ -12,6 +12,7 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 from paddle.base.layer_helper import LayerHelper
 
+from glm import stacks
 from glm.ops import device
 
 
@@ -101,7 +102,7 @@ def linear(layer, tokens):
     """layer(tokens), by what is faster for a plain linear layer: Linear in training on CPU, tokens [tokens, in]; one
     operator instead of two in a program, tokens [batch, length, in]."""
     if type(layer) is paddle.nn.Linear and layer.bias is not None:
-        if not paddle.in_dynamic_mode():
+        if not paddle.in_dynamic_mode() and stacks.current().has_fc:
             return fully_connected(tokens, layer.weight, layer.bias)
         return product(tokens, layer.weight, layer.bias)
     return layer(tokens)

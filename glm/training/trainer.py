@@ -11,7 +11,7 @@ from paddlenlp.trainer.trainer_utils import SchedulerType, speed_metrics
 from paddlenlp.transformers.model_utils import unwrap_model
 from paddlenlp.utils.log import logger
 
-from glm import metrics
+from glm import metrics, stacks
 from glm.command_line import UsageError
 from glm.data import examples
 from glm.model.dropout import Noise
@@ -122,7 +122,10 @@ class GLMTrainer(ResumableTrainer):
             logs["loss"] = finite(self.guard.mean_of_good(logs["loss"], self.steps_since_log))
             if norm is not None:
                 logs["grad_norm"] = finite(round(float(norm), 6))
+        history = self.state.log_history
         super().log(logs, **kwargs)
+        if not stacks.current().keeps_log:
+            self.state.log_history = [*history, {**logs, "step": self.state.global_step}]
 
     def _get_train_sampler(self):
         rows, args = self.train_dataset, self.args

@@ -6,7 +6,7 @@ import pytest
 
 from glm.decoding.decoder import Decoder, run
 from glm.decoding.generation_config import NOT_FINITE, GenerationConfig, NotFiniteError, feeds
-from glm.export import static_program
+from glm.export import program, static_program
 from glm.export.runners import PaddleRunner
 from tests.helpers import models
 
@@ -81,7 +81,8 @@ def test_an_exported_program_says_so_too(tmp_path, name):
     static_program.write(poisoned(np.nan), models.special_ids(), config, tmp_path / "glm")
 
     class Files:
-        model_file, params_file = tmp_path / "glm.pdmodel", tmp_path / "glm.pdiparams"
+        format = program.format_here("paddle")
+        model_file, params_file = (tmp_path / f"glm{suffix}" for suffix in program.FILES[format])
 
     (ids,) = PaddleRunner(Files, "cpu", "paddle").run(feeds(prompts(), config))
     assert (ids == NOT_FINITE).all()

@@ -4,7 +4,6 @@ import shutil
 
 import numpy as np
 import onnx
-import paddle
 import pytest
 
 from glm.decoding.generation_config import GenerationConfig
@@ -12,7 +11,7 @@ from glm.export import inspection, program, trial
 from glm.export.runners import open_program
 from glm.files import manifest
 from tests.export.test_program import STRUCTURES, Tokenizer, runtime_feeds
-from tests.helpers import models
+from tests.helpers import graphs, models
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +50,8 @@ def refusal(described):
     return str(told.value)
 
 
-def changed_graph(change):
-    """A function that changes the bytes of a program of Paddle's: by a function of its global block."""
-
-    def changed(content):
-        paddle.enable_static()
-        try:
-            graph = paddle.base.framework.Program.parse_from_string(content)
-            change(graph.global_block())
-            return graph.desc.serialize_to_string()
-        finally:
-            paddle.disable_static()
-
-    return changed
-
-
 def changed_onnx(change):
-    """The same for an ONNX graph."""
+    """A function that changes the bytes of an ONNX graph."""
 
     def changed(content):
         model = onnx.ModelProto.FromString(content)
@@ -93,28 +77,15 @@ def test_every_onnx_export_passes(tmp_path, dtype):
 
 @pytest.mark.parametrize("kind", ["save", "py_func", "load", "print", "save_combine", "recurrent", "assert"])
 def test_an_operator_that_no_export_has_is_refused_by_name_and_does_nothing(stranger, tmp_path, kind):
-    def add(block):
-        name = next(op.output_arg_names[0] for op in block.ops if op.type == "feed")
-        at = max(number for number, op in enumerate(block.ops) if op.type == "feed") + 1
-        target = {"file_path": str(tmp_path / "victim"), "overwrite": True} if kind.startswith("save") else {}
-        description = block.desc._insert_op(at)
-        description.set_type(kind)
-        description.set_input("X", [name])
-        for attribute, value in target.items():
-            description._set_attr(attribute, value)
-
-    assert f"has the operator {kind!r}" in refusal(stranger("greedy", ".pdmodel", changed_graph(add)))
+    target = {"file_path": str(tmp_path / "victim"), "overwrite": True} if kind.startswith("save") else {}
+    told = refusal(stranger("greedy", graphs.SUFFIX, graphs.with_operator(kind, **target)))
+    assert f"has the operator '{graphs.PREFIX}{kind}'" in told
     assert not (tmp_path / "victim").exists()
 
 
-def hidden(block):
-    """Put the operator into the body of the loop."""
-    body = block.program.block(1)
-    body.desc._insert_op(0).set_type("save")
-
-
 def test_an_operator_in_a_loop_is_found(stranger):
-    assert "has the operator 'save'" in refusal(stranger("greedy", ".pdmodel", changed_graph(hidden)))
+    told = refusal(stranger("greedy", graphs.SUFFIX, graphs.with_operator("save", in_loop=True)))
+    assert f"has the operator '{graphs.PREFIX}save'" in told
 
 
 def external(tensor, **changes):
@@ -167,13 +138,7 @@ def test_weights_that_are_not_those_of_the_graph_are_refused(stranger, kind):
 def test_a_program_that_crashes_is_refused_in_one_line(stranger):
     """Its layer norms have lost their inputs, which Paddle's kernels take for given."""
 
-    def lose(block):
-        for number in range(block.program.num_blocks):
-            for op in block.program.block(number).ops:
-                if op.type == "layer_norm":
-                    op.desc.set_input("X", ["none"])
-
-    assert "does not run" in refusal(stranger("greedy", ".pdmodel", changed_graph(lose)))
+    assert "does not run" in refusal(stranger("greedy", graphs.SUFFIX, graphs.without_input("layer_norm")))
 
 
 def test_a_program_that_runs_is_tried_once(exported, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def other_pythons():
     found = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python"), key=lambda path: [
         int(part) for part in path.parts[-3].split(".") if part.isdigit()
     ])  # fmt: skip
-    others = [path for path in found if not path.parts[-3].startswith(("3.10.", "3.11."))]
+    others = [path for path in found if not path.parts[-3].startswith(("3.10.", "3.11.", "3.12.", "3.13."))]
     return [*others[:1], *others[-1:]]
 
 
