@@ -3,16 +3,18 @@
 import importlib.util
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 
 from glm.data.preparation import Preparation
 from glm.decoding.decoder import Decoder
 from glm.decoding.generation_config import GenerationConfig, SpecialIds, feeds
 from glm.export import description, onnx_program, program, static_program
-from glm.export.runners import OnnxRunner, PaddleRunner, open_program
+from glm.export.runners import EAGER_DELETION, OnnxRunner, PaddleRunner, open_program
 from glm.files import manifest
 from tests.helpers import ROOT, graphs, models
 
@@ -296,3 +298,25 @@ def test_a_program_that_cannot_be_used_is_reported_in_one_line(exported, tmp_pat
         with pytest.raises(program.ProgramError, match="not the description of an exported program") as error:
             program.describe(tmp_path, "broken")
         assert "\n" not in str(error.value)
+
+
+OLD = {"num_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "max_sequence_length": 32}
+
+
+def test_a_program_of_the_reference_stack_runs_on_both(tmp_path):
+    """As paddle 2.6.2 wrote it: greedy search of make_model(**OLD), without the places in the code that it notes."""
+    with zipfile.ZipFile(Path(__file__).with_name("paddle26.zip")) as archive:
+        archive.extractall(tmp_path)
+    old, model = program.describe(tmp_path, "greedy"), models.make_model(**OLD)
+    assert old.format == "paddle"
+    for run in RUNS:
+        config = run_config({}, {**run, "max_new_tokens": min(run["max_new_tokens"], 15), "min_new_tokens": 5})
+        found = open_program(old, "paddle")(runtime_feeds(config))[0]
+        np.testing.assert_array_equal(found, eager(model, config))
+        assert paddle.get_flags(EAGER_DELETION)[EAGER_DELETION] == -1.0
+
+
+def test_a_program_that_must_not_keep_memory_does_not(exported):
+    """A program of PIR gives wrong texts otherwise, without an error."""
+    PaddleRunner(program.describe(exported, "greedy"), "cpu", "paddle")
+    assert paddle.get_flags(EAGER_DELETION)[EAGER_DELETION] == {"paddle": -1.0, "pir": 0.0}[graphs.FORMAT]
