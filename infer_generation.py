@@ -3,6 +3,8 @@
     python infer_generation.py --model_path ./checkpoints/infer --model_prefix glm
     python infer_generation.py --model_path ./checkpoints/infer --model_prefix glm --runtime paddle \\
         --data_file dev.json --output_file predictions.jsonl
+    python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo infer_generation.py \\
+        --model_path ./checkpoints/infer --runtime paddle --data_file dev.json --output_file predictions.jsonl
 """
 
 import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
@@ -72,8 +74,11 @@ def main(argv=None):
         from glm.decoding import generation_config
         from glm.export import program, runners
         from glm.files import manifest
+        from glm.inference import parts
         from glm.inference.answers import answer_prompts
 
+        part, _ = parts.launched()
+        parts.check_alone(prompts, part)
         exported = program.describe(arguments.model_path, arguments.model_prefix)
         config = overridden(exported.config, limits, prompts)
         tokenizer = Tokenizer(arguments.model_path)
@@ -93,7 +98,7 @@ def main(argv=None):
             config,
             limits.scores,
         ]
-        answer_prompts(prompts, tokenizer, config, settings, lambda: run_batch, exported.positions)
+        answer_prompts(prompts, tokenizer, config, settings, lambda *_: run_batch, exported.positions, part)
     return None
 
 
@@ -104,7 +109,7 @@ def converse(run_batch, tokenizer, config, prompts):
 
     def answer(example, write):
         row = encode(example, tokenizer, prompts.src_length, config.max_new_tokens)
-        interactive.tell_lost(row, tokenizer, prompts.src_length, write)
+        interactive.tell_lost(row, prompts.src_length, write)
         found = run_batch(collate_prompts([row], tokenizer.eos_id), [0])
         write("\n".join(map(tokenizer.decode, found[0] if isinstance(found, tuple) else found)))
 

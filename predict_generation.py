@@ -7,7 +7,9 @@
         --merge_lora_path ./checkpoints/merged
     python predict_generation.py --lora_path ./checkpoints/adapter --export_peft ./checkpoints/adapter-peft
     python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo predict_generation.py \\
-        --model_name_or_path ./checkpoints/glm-large-chinese/checkpoint-100
+        --model_name_or_path ./checkpoints/glm-large-chinese --data_file dev.json --output_file predictions.jsonl
+    python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo predict_generation.py \\
+        --model_name_or_path ./checkpoints/glm-large-chinese/checkpoint-100 --tensor_parallel_degree 2
 """
 
 import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
@@ -18,12 +20,14 @@ from typing import ClassVar
 
 from glm.command_line import UsageError, choice, parse
 from glm.errors import one_line_errors, say
+from glm.inference import parts
 from glm.inference.arguments import PromptArguments, ScoredDecodingArguments, to_generation_config
 from glm.needs import Need
 
 # All that has no effect where a model or an adapter is written in another form.
 NOTHING = ", which predicts nothing"
 PREDICTION = " ".join(spec.name for cls in (PromptArguments, ScoredDecodingArguments) for spec in fields(cls))
+PREDICTION += " tensor_parallel_degree"
 
 
 @dataclass
@@ -45,6 +49,9 @@ class ModelArguments:
         "THUDM/glm-large-chinese", "Directory or name of the model; with --lora_path, of its base model."
     )
     lora_path: str = choice(None, "Directory of a LoRA adapter to predict with.")
+    tensor_parallel_degree: int = choice(
+        1, "So many launched processes divide the model among them; if there are more, they share the prompts out."
+    )
     merge_lora_path: str = choice(
         None, "Write the model with the adapter added to its weights into this new directory; nothing is predicted."
     )
@@ -58,6 +65,8 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        if self.tensor_parallel_degree < 1:
+            raise UsageError(f"tensor_parallel_degree is {self.tensor_parallel_degree}; it must be at least 1")
         if self.merge_lora_path and not self.lora_path:
             raise UsageError("--merge_lora_path merges an adapter: give its directory as --lora_path")
         if self.export_peft and not self.lora_path:
@@ -115,11 +124,13 @@ def export_peft(arguments):
 
 
 class Predictor:
-    """A model and how it decodes; each rank of a launched job has a part of the model."""
+    """A model and how it decodes; launched ranks share the prompts out, or have a part of the model each."""
 
     def __init__(self, arguments, prompts, decoding):
         """The arguments are those of the script."""
         self.config = to_generation_config(decoding, decoding.seed, num_return_sequences=prompts.num_return_sequences)
+        self.place = parts.launched(arguments.tensor_parallel_degree)
+        parts.check_alone(prompts, self.place[0])
         from glm.weights import adapters, model_directory
 
         self.arguments, self.prompts, self.decoding = arguments, prompts, decoding
@@ -133,21 +144,31 @@ class Predictor:
         from glm.parallel.ranks import launched_ranks
         from glm.weights import adapters
 
-        model = adapters.load_model(self.directory, self.arguments.lora_path, ranks=launched_ranks())
+        ranks = launched_ranks(self.arguments.tensor_parallel_degree)
+        model = adapters.load_model(self.directory, self.arguments.lora_path, ranks=ranks)
         return Decoder(model, config, SpecialIds.of(self.tokenizer, model.config.vocab_size), on_token)
 
     def predict(self):
         """Answer all prompts and write what comes of it."""
         from glm.inference.answers import answer_prompts
 
-        def open_decoder():
-            from glm.decoding.decoder import run
-
-            decoder = self.decoder(self.config)
-            return lambda batch, rows: run(decoder, batch, self.config, rows)
-
         settings = self.identity() if self.prompts.output_file else []
-        answer_prompts(self.prompts, self.tokenizer, self.config, settings, open_decoder, writes=is_first_rank())
+        part, writes = self.place
+        answer_prompts(self.prompts, self.tokenizer, self.config, settings, self.open_decoder, part=part, writes=writes)
+
+    def open_decoder(self, longest, needed):
+        """See answers.answer_prompts()."""
+        from glm.decoding.decoder import run
+        from glm.decoding.generation_config import check_positions
+        from glm.parallel.ranks import launched_ranks
+
+        if not needed:
+            # Others are waiting for this rank to connect.
+            launched_ranks(self.arguments.tensor_parallel_degree)
+            return None
+        decoder = self.decoder(self.config)
+        check_positions(decoder.model.config.max_sequence_length + 1, longest, self.config.max_new_tokens)
+        return lambda batch, rows: run(decoder, batch, self.config, rows)
 
     def identity(self):
         """What answers depend on besides prompts. Of a directory without a manifest all files are hashed for it."""
@@ -176,7 +197,7 @@ class Predictor:
             nonlocal stream, write
             stream, write = TextStream(self.tokenizer), show
             row = encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
-            interactive.tell_lost(row, self.tokenizer, self.prompts.src_length, show)
+            interactive.tell_lost(row, self.prompts.src_length, show)
             ids = run(decoder, collate_prompts([row], self.tokenizer.eos_id), config)
             show(stream.add([], final=True) if streams else "\n".join(map(self.tokenizer.decode, ids)))
 

@@ -5,12 +5,14 @@ import re
 import sys
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# json.dumps() makes one for every call that has options.
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def dumps(value, **options):
     """A value as JSON; halves of surrogate pairs are escapes, be they of data or of a file's name that is not UTF-8.
     options: those of json.dumps()."""
-    text = json.dumps(value, ensure_ascii=False, **options)
+    text = json.dumps(value, ensure_ascii=False, **options) if options else _ENCODER.encode(value)
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

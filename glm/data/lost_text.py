@@ -8,31 +8,43 @@ from glm.errors import printable
 SHOWN = 5
 
 
-def unknown_characters(row, tokenizer) -> list[str]:
-    """The characters in the source of an examples.Encoded, as far as it was not cut, that the vocabulary does not know:
-    each once, in their order. tokenizer: tokenization.Tokenizer."""
-    if tokenizer.unk_id not in row.source_ids:
-        return []
-    return list(dict.fromkeys(tokenizer.unknown_characters(row.source)))
+class LostText:
+    """Counts what of prompts is lost, without keeping them."""
+
+    def __init__(self):
+        self.prompts, self.cut, self.longest, self.unknown, self.characters = 0, 0, 0, 0, Counter()
+
+    def see(self, row):
+        """Count an examples.Encoded."""
+        self.prompts += 1
+        if row.source_cut:
+            self.cut += 1
+            self.longest = max(self.longest, row.full_source_length)
+        if row.unknown_source:
+            self.unknown += 1
+            self.characters.update(row.unknown_source)
+
+    def told(self, src_length) -> str | None:
+        """How many of the prompts were cut to src_length and how many have unknown characters, in one line with what
+        helps; None where nothing was lost."""
+        parts = []
+        if self.cut:
+            parts.append(
+                f"{self.cut} of {self.prompts} prompts were cut to --src_length {src_length} tokens "
+                f"(the longest has {self.longest}), a higher one keeps more"
+            )
+        if self.unknown:
+            shown = printable(" ".join(character for character, _ in self.characters.most_common(SHOWN)))
+            parts.append(
+                f"{self.unknown} of {self.prompts} prompts have characters that the vocabulary does not know, and that "
+                f"are all the same to the model, e.g. {shown}"
+            )
+        return "; ".join(parts) or None
 
 
-def told(rows, tokenizer, src_length) -> str | None:
-    """How many of the prompts, a list of examples.Encoded, were cut to src_length and how many have unknown characters,
-    in one line with what helps; None where nothing was lost."""
-    cut = [row for row in rows if row.source_cut]
-    unknown = [found for row in rows if (found := unknown_characters(row, tokenizer))]
-    parts = []
-    if cut:
-        longest = max(row.full_source_length for row in cut)
-        parts.append(
-            f"{len(cut)} of {len(rows)} prompts were cut to --src_length {src_length} tokens "
-            f"(the longest has {longest}), a higher one keeps more"
-        )
-    if unknown:
-        counts = Counter(character for found in unknown for character in found)
-        shown = printable(" ".join(character for character, _ in counts.most_common(SHOWN)))
-        parts.append(
-            f"{len(unknown)} of {len(rows)} prompts have characters that the vocabulary does not know, and that are "
-            f"all the same to the model, e.g. {shown}"
-        )
-    return "; ".join(parts) or None
+def told(rows, src_length) -> str | None:
+    """LostText.told() of a list of examples.Encoded."""
+    lost = LostText()
+    for row in rows:
+        lost.see(row)
+    return lost.told(src_length)

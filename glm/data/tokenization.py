@@ -64,7 +64,7 @@ class Tokenizer:
         self.eos_id = self.special_ids["<|endoftext|>"]
         self.sop_id = self.special_ids["<|startofpiece|>"]
         self.eop_id = self.special_ids["<|endofpiece|>"]
-        self.unk_id = self.pieces.unk_id()
+        self.unk_id, self.piece_count = self.pieces.unk_id(), len(self.pieces)
         # sentencepiece itself turns line breaks into spaces.
         known = self.pieces.PieceToId(NEWLINE_CHARACTER) != self.unk_id
         self.newline_piece = NEWLINE_CHARACTER if known else ""
@@ -133,13 +133,10 @@ class Tokenizer:
 
     def decode(self, ids):
         """Text of ids; special pieces are left out, and so is everything from the first <|endofpiece|> on."""
-        text_ids = []
-        for piece_id in map(int, ids):
-            if piece_id == self.eop_id:
-                break
-            if piece_id not in self.special_numbers and piece_id < len(self.pieces):
-                text_ids.append(piece_id)
-        return self.text_of(text_ids)
+        ids = ids.tolist() if hasattr(ids, "tolist") else [*map(int, ids)]
+        if self.eop_id in ids:
+            ids = ids[: ids.index(self.eop_id)]
+        return self.text_of([i for i in ids if i < self.piece_count and i not in self.special_numbers])
 
     def text_of(self, ids):
         """Text of ids that are no special pieces."""

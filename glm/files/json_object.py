@@ -27,7 +27,9 @@ def members(text):
 def with_members(text, added):
     """The JSON text of an object with the members of a dict at its end, in one line, and the names of those that were
     there already, a list: the new ones replace them."""
-    spans = list(members(text))
+    # A name that is there may be spelled with escapes; where there are none, most texts need no closer look.
+    may_be_there = "\\" in text or any(f'"{name}"' in text for name in added)
+    spans = list(members(text)) if may_be_there else []
     replaced = [name for name in added if any(name == there for there, _, _ in spans)]
     kept = text.strip()[1:-1].strip()
     if replaced:
@@ -38,5 +40,7 @@ def with_members(text, added):
 
 def in_one_line(text):
     """A JSON text that may be spread over lines in one. Strings have no line breaks in them."""
+    if "\n" not in text and "\r" not in text:
+        return text.strip(" \t")
     lines = [line.strip(" \t") for line in re.split("[\r\n]+", text)]
     return "".join(line + " " if line.endswith(",") else line for line in lines).rstrip()

@@ -1,8 +1,10 @@
 """Prompts → texts in files, whatever decodes.
 
 arguments        the flags of prompts and of decoding, which several scripts share
+parts            which of the prompts a process answers, where several share them out
 partial_answers  answers kept on disk while others are still to come
 answer_lines     what was generated, and the lines that say it: the record with the prediction
-answers          batches, order, output files
+prompts          what is to be answered, read and encoded in windows
+answers          batches, order, parts, output files
 interactive      a conversation on the terminal
 """

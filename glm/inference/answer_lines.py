@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 from glm.data.examples import Encoded
-from glm.errors import note
 from glm.files import json_object
 from glm.files.guarded import whole_file
 
@@ -88,11 +87,12 @@ class RecordLines:
         self.replaced.update(replaced)
         return line
 
-    def report(self):
-        """Say which fields of the records are not in the lines."""
-        if self.replaced:
-            had = ", ".join(f"{name!r} ({count} of {self.count} records)" for name, count in self.replaced.items())
-            note(f"the new fields have replaced those that records had already: {had}")
+    def told(self):
+        """Which fields of the records are not in the lines, in one line; None where all are."""
+        if not self.replaced:
+            return None
+        had = ", ".join(f"{name!r} ({count} of {self.count} records)" for name, count in self.replaced.items())
+        return f"the new fields have replaced those that records had already: {had}"
 
 
 def write_lines(lines, path):

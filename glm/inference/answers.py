@@ -1,84 +1,172 @@
-"""From prompts to texts, whatever decodes them: scheduling, the example prompts, the output file. numpy only."""
+"""From prompts to texts, whatever decodes them: batches, order, parts, output files. numpy only."""
 
 import signal
 import sys
-import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from glm import json_text
-from glm.data import examples, lost_text
-from glm.data.columns import parse_columns
-from glm.data.kinds import JSON, JSON_SUFFIXES, PAIR_SUFFIXES, TEXT, kind_of
-from glm.data.preparation import DEFAULT
-from glm.data.selections import load_examples, template_of
-from glm.data.templates import templates_of
-from glm.decoding.generation_config import NotFiniteError, check_positions
-from glm.errors import Interrupted, RunError, UserError, note, printable_json, say
-from glm.files import json_object, lines, locks, places
-from glm.files.guarded import product
-from glm.inference.answer_lines import Answer, RecordLines, prompt_line, write_lines
-from glm.inference.partial_answers import PartialAnswers
-
-# As a file's name: standard input.
-STDIN = "-"
-# What is answered when no file is given: one question to ask, one instruction.
-EXAMPLE_RECORDS = (
-    {
-        "context": "云栖湖位于青岚山脚下，湖面海拔一千二百米，每年四月到六月是观鸟的好时候。",
-        "answer": "四月到六月",
-    },
-    {
-        "context": "竹编灯笼要先把竹子剖成细篾，再编成骨架，最后糊上棉纸。一盏灯笼大约要编两天。",
-        "answer": "两天",
-    },
-)
+from glm.command_line import UsageError
+from glm.data import examples
+from glm.decoding.generation_config import GenerationConfig, NotFiniteError, check_positions
+from glm.errors import Interrupted, RunError, UserError, note, printable_json, say, tell_launcher
+from glm.files import locks, places
+from glm.files.guarded import product, whole_file
+from glm.inference.answer_lines import Answer, RecordLines, prompt_line
+from glm.inference.arguments import PromptArguments
+from glm.inference.partial_answers import PartialAnswers, is_complete, key_of, path_of
+from glm.inference.parts import WHOLE, Part
+from glm.inference.prompts import STDIN, Prompts, opened, refuse_to_replace_data
 
 
-def example_prompts(preparation=DEFAULT):
-    """The two example prompts, as Examples. Raises UserError where a prompt of one's own shows other fields."""
-    template = next(iter(templates_of(preparation).values()))
-    if missing := set(template.required) - EXAMPLE_RECORDS[0].keys():
-        names = ", ".join(sorted(missing))
-        raise UserError(f"the example prompts have no {names}, which the model's own prompt shows; give --data_file")
-    more = dict.fromkeys(template.optional, "")
-    return [
-        template.example({**more, **record}, place=f"example {i + 1}", record=json_object.dumps(record))
-        for i, record in enumerate(EXAMPLE_RECORDS)
-    ]
-
-
-def answer_prompts(arguments, tokenizer, config, settings, open_decoder, positions=None, writes=True):
+def answer_prompts(arguments, tokenizer, config, settings, open_decoder, positions=None, part=WHOLE, writes=True):
     """Answer all prompts that are asked for, and write what comes of it.
 
     arguments: PromptArguments. config: GenerationConfig. settings: what the answers depend on besides prompts.
-    open_decoder(), called once all prompts are read and encoded, gives the run_batch of answer_all(). positions: rows
-    of the model's position tables, where known by now. writes: whether this process does; of ranks, the first one.
+    open_decoder(longest, needed), called once all prompts were read and encoded, of which the longest has so many
+    tokens, gives the run_batch of answer_all(), or nothing where it is not needed. positions: rows of the model's
+    position tables, where known by now. part, writes: see parts.launched(). Raises UserError and RunError.
     """
+    part = part_of(arguments, part)
     if arguments.output_file is not None and writes:
         places.check_file(arguments.output_file, "--output_file")
-    refuse_to_replace_data(arguments)
-    found, report = load_prompts(arguments, tokenizer.preparation)
-    encoded = examples.encode_all(
-        found, tokenizer, arguments.src_length, config.max_new_tokens, arguments.on_bad_data, report, need_target=False
-    )
-    if positions is not None:
-        check_positions(positions, max((len(row.source_ids) for row in encoded), default=0), config.max_new_tokens)
-    with output_lock(arguments.output_file if writes else None):
-        answer_encoded(arguments, encoded, tokenizer, config, settings, open_decoder, report, writes)
+    refuse_to_replace_data(arguments, part)
+    if arguments.resume and arguments.output_file is None:
+        raise UserError("--resume goes on with what is beside --output_file: give it, too")
+    with opened(arguments, tokenizer.preparation) as source:
+        prompts = Prompts(source, tokenizer, arguments.src_length, arguments.on_bad_data, progress=writes)
+        if positions is not None:
+            check_positions(positions, prompts.longest, config.max_new_tokens)
+        job = Job(arguments, prompts, tokenizer, config, settings, part, writes)
+        job.to_file(open_decoder) if arguments.output_file else job.to_screen(open_decoder)
 
 
-def refuse_to_replace_data(arguments):
-    """Raise UserError if answers would be written over the data that they are of; arguments: PromptArguments."""
-    if arguments.output_file is None or arguments.data_file in (None, STDIN):
-        return
-    data = Path(arguments.data_file)
-    files = [data, *(data.with_suffix(suffix) for suffix in PAIR_SUFFIXES)]
-    for written in (Path(arguments.output_file), PartialAnswers.path_of(arguments.output_file)):
-        if written.exists() and any(file.exists() and written.samefile(file) for file in files):
-            raise UserError(f"--output_file {arguments.output_file} would replace the data, {data}; give another file")
+def part_of(arguments, launched):
+    """The Part that flags ask for, or else that the launcher has given this process. Raises UsageError."""
+    if arguments.part:
+        if launched.count > 1:
+            raise UsageError("--part: launched processes share the prompts out by themselves; leave it out")
+        return Part.parse(arguments.part)
+    if launched.count > 1 and (arguments.output_file is None or arguments.data_file == STDIN):
+        missing = "--output_file FILE" if arguments.output_file is None else "a file as --data_file"
+        raise UsageError(
+            f"{launched.count} processes share the prompts out, and keep their parts beside the output: give {missing}"
+        )
+    return launched
+
+
+@dataclass
+class Job:
+    """Prompts to answer; the fields are those of answer_prompts()."""
+
+    arguments: PromptArguments
+    prompts: Prompts
+    tokenizer: object
+    config: GenerationConfig
+    settings: list
+    part: Part = WHOLE
+    writes: bool = True
+
+    def to_screen(self, open_decoder):
+        """Show the answers, a window at a time."""
+        found = self.answers(open_decoder(self.prompts.longest, True))
+        with interruptible(None, self.prompts.count):
+            if self.writes:
+                report_answers(found, self.arguments, self.prompts)
+            else:
+                exhaust(found)
+
+    def to_file(self, open_decoder):
+        """Write the answers, or keep those of a part; the last part to be done writes all."""
+        path = path_of(self.arguments.output_file, self.part)
+        with output_lock((self.arguments.output_file if self.part == WHOLE else path) if self.writes else None):
+            kept = PartialAnswers(path, self.key(), self.arguments.resume, self.writes)
+            run_batch = open_decoder(self.prompts.longest, not kept.is_complete)
+            with interruptible(kept, self.prompts.count):
+                found = self.answers(run_batch, [kept])
+                if self.part == WHOLE and self.writes:
+                    return report_answers(found, self.arguments, self.prompts, [kept])
+                if not kept.is_complete:
+                    exhaust(found)
+                    kept.complete()
+        return self.join() if self.part != WHOLE and self.writes else None
+
+    def key(self):
+        """What the answers depend on, see partial_answers.key_of()."""
+        # Which part a batch belongs to depends on what is in one.
+        of_parts = [] if self.part == WHOLE else [self.part.count, self.arguments.batch_size]
+        return key_of([self.prompts.digests, self.settings, *of_parts])
+
+    def join(self):
+        """Write the answers of all parts, if this one was the last to be done."""
+        output, key = self.arguments.output_file, self.key()
+        paths = [path_of(output, part) for part in self.part.siblings()]
+        try:
+            with output_lock(output):
+                if not paths[self.part.number].exists():
+                    return None  # another one has written all
+                if missing := [path for path in paths if not is_complete(path, key)]:
+                    told = f"{len(missing)} of {len(paths)} parts are still to come, such as {missing[0]}"
+                    return note(f"part {self.part} is done; {told}")
+                # All is there, so that nothing is decoded.
+                kept = [PartialAnswers(path, key, resume=True, writes=False) for path in paths]
+                report_answers(self.answers(None, kept), self.arguments, self.prompts, kept)
+        except locks.LockedError:
+            note(f"part {self.part} is done; another process writes {output}")
+        return None
+
+    def answers(self, run_batch, kept=()):
+        """Yield the Answers of the part, in the order of their prompts; run_batch: see answer_all(). kept: the
+        PartialAnswers that have some already; where there is one, it gets the others as they come. Without a run_batch
+        all are taken from there. Raises RunError."""
+        from tqdm import tqdm
+
+        with tqdm(total=self.prompts.count, unit="prompt", disable=not self.writes, file=sys.stderr) as bar:
+            for number, (first, rows) in enumerate(self.prompts.windows()):
+                found = self.known(first, rows, kept)
+                bar.update(len(found))
+                if run_batch is not None:
+                    self.decode(number, first, rows, found, run_batch, kept, bar)
+                elif len(found) < len(rows):
+                    raise RunError(f"{kept[0].path}: answers are missing; remove it and start this part anew")
+                # What is shown now is not to stand on the bar's line.
+                bar.close() if first + len(rows) == self.prompts.count else bar.clear()
+                yield from (found[row] for row in sorted(found))
+
+    def known(self, first, rows, kept):
+        """{row of the window: Answer} of what is kept."""
+        return {
+            row - first: Answer.of_generated(rows[row - first], fields)
+            for one in kept
+            for row, fields in one.before(first + len(rows)).items()
+            if row >= first
+        }
+
+    def decode(self, number, first, rows, found, run_batch, kept, bar):
+        """Add to `found` the Answers of a window that are missing there and belong to the part."""
+        lengths = [len(row.source_ids) for row in rows]
+        longest, new_tokens = self.arguments.src_length, self.config.new_tokens_a_prompt
+        for i, batch in enumerate(scheduled(lengths, self.arguments.batch_size, longest, new_tokens)):
+            missing = [row for row in batch if row not in found]
+            if missing and self.part.has(number, i):
+                # All of it again, if a line was lost: scores depend on what is in a batch in their last digits.
+                numbers = [first + row for row in batch]
+                texts = self.config.num_return_sequences
+                answers = decoded([rows[row] for row in batch], numbers, run_batch, self.tokenizer, texts)
+                new = {row: answer for row, answer in zip(batch, answers, strict=True) if row not in found}
+                found.update(new)
+                for one in kept:
+                    one.add({first + row: answer.generated() for row, answer in new.items()})
+            bar.update(len(missing))
+
+
+def exhaust(answers):
+    """Have all answers come; they are kept on their way."""
+    for _ in answers:
+        pass
 
 
 @contextmanager
@@ -89,80 +177,6 @@ def output_lock(path):
         return
     with locks.held_for(path):
         yield
-
-
-def answer_encoded(arguments, encoded, tokenizer, config, settings, open_decoder, report, writes):
-    """answer_prompts(), once prompts are encoded and the output is this process's alone."""
-    partial = kept_answers(arguments, encoded, settings, writes)
-    run_batch = open_decoder()
-    with interruptible(partial, len(encoded)):
-        answers = answer_all(
-            encoded,
-            run_batch,
-            tokenizer,
-            batch_size=arguments.batch_size,
-            src_length=arguments.src_length,
-            new_tokens=config.new_tokens_a_prompt,
-            texts=config.num_return_sequences,
-            progress=writes,
-            partial=partial,
-        )
-    if writes:
-        report_answers(answers, arguments, report, partial)
-        if lost := lost_text.told(encoded, tokenizer, arguments.src_length):
-            note(lost)
-
-
-def load_prompts(arguments, remembered=DEFAULT):
-    """Examples to answer and the reader's report (None for the example prompts); arguments: PromptArguments.
-    remembered: how the model's prompts are made, unless flags say otherwise."""
-    preparation = arguments.preparation(remembered)
-    lines.set_limit(arguments.max_record_bytes)
-    if arguments.data_file is None:
-        return example_prompts(preparation), None
-    if arguments.data_file == STDIN:
-        with standard_input() as path:
-            return load_file(path, arguments, preparation)
-    return load_file(arguments.data_file, arguments, preparation)
-
-
-def load_file(path, arguments, preparation=DEFAULT):
-    """Examples of a file and the reader's report."""
-    columns = parse_columns(arguments.columns)
-    kind = kind_of(path, [column for _, column in columns])
-    template = arguments.template or template_of(path, "qg", columns)
-    name = "standard input" if arguments.data_file == STDIN else path
-    if kind == TEXT:
-        if arguments.template == "qg":
-            raise UserError(f"{path}: is plain text, which has no context and answer; leave --template out")
-        template = arguments.template or "text"
-        what = "record" if preparation.prompt else template.replace("text", "prompt")
-        note(f"{name}: read as plain text, one {what} a line")
-    elif kind == JSON and Path(path).suffix not in JSON_SUFFIXES:
-        note(f"{name}: read as JSON, which it is by its content")
-    return load_examples(
-        path,
-        template,
-        need_target=False,
-        on_bad_data=arguments.on_bad_data,
-        columns=columns,
-        prompt=preparation.prompt,
-        normalize=preparation.normalize,
-        keep_records=not arguments.only_predictions,
-    )
-
-
-@contextmanager
-def standard_input():
-    """Context with the path of a file that has what comes from standard input: its lines are JSON or texts."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "stdin.txt"
-        path.write_bytes(sys.stdin.buffer.read())
-        try:
-            yield path
-        except UserError as error:
-            # Where the file is for so long is nobody's business.
-            raise UserError(str(error).replace(str(path), "standard input")) from None
 
 
 def scheduled(lengths, batch_size, longest, new_tokens):
@@ -187,43 +201,43 @@ def scheduled(lengths, batch_size, longest, new_tokens):
 
 
 def answer_all(
-    encoded, run_batch, tokenizer, *, batch_size, src_length, new_tokens, texts=1, progress=True, partial=None
+    encoded, run_batch, tokenizer, *, batch_size, src_length, new_tokens, texts=1, progress=True, part=WHOLE
 ):
-    """Answers to encoded prompts, in their order.
+    """Answers to encoded prompts, in their order; None for those of other parts.
 
     encoded: list of examples.Encoded. run_batch(prompts, row_ids) → ids [batch * texts, new], or a pair of them and of
     scores [batch * texts]. Prompts of similar length are decoded together, the longest first: batch_size of src_length
     tokens, of shorter ones as many more as scheduled() allows. new_tokens: most that are generated for a prompt, all
-    its texts together. partial: partial_answers.PartialAnswers, which has some already and keeps the others as they
-    come.
+    its texts together.
     """
     from tqdm import tqdm
 
     answers = [None] * len(encoded)
-    for row, fields in (partial.done if partial else {}).items():
-        answers[row] = Answer.of_generated(encoded[row], fields)
-    missing = [row for row, answer in enumerate(answers) if answer is None]
-    batches = scheduled([len(encoded[row].source_ids) for row in missing], batch_size, src_length, new_tokens)
+    batches = scheduled([len(row.source_ids) for row in encoded], batch_size, src_length, new_tokens)
     with tqdm(total=len(encoded), unit="prompt", disable=not progress, file=sys.stderr) as bar:
-        bar.update(len(encoded) - len(missing))
-        for batch in batches:
-            rows = [missing[i] for i in batch]
-            with named_rows([encoded[row].example.place for row in rows]):
-                found = run_batch(examples.collate_prompts([encoded[i] for i in rows], tokenizer.eos_id), rows)
-            ids, scores = found if isinstance(found, tuple) else (found, None)
-            of_rows = np.reshape(ids, [-1, texts, ids.shape[-1]])
-            scores = (
-                [None] * len(rows)
-                if scores is None
-                else np.reshape(scores, [-1, texts]).astype("float64").round(6).tolist()
-            )
-            for row, row_ids, row_scores in zip(rows, of_rows, scores, strict=True):
-                predictions = tuple(map(tokenizer.decode, row_ids))
-                answers[row] = Answer(encoded[row], predictions, None if row_scores is None else tuple(row_scores))
-            if partial:
-                partial.add({row: answers[row].generated() for row in rows})
-            bar.update(len(rows))
+        for i, batch in enumerate(batches):
+            if part.has(0, i):
+                found = decoded([encoded[row] for row in batch], batch, run_batch, tokenizer, texts)
+                for row, answer in zip(batch, found, strict=True):
+                    answers[row] = answer
+            bar.update(len(batch))
     return answers
+
+
+def decoded(rows, numbers, run_batch, tokenizer, texts):
+    """The Answers of a batch of examples.Encoded, which have these numbers among all; see answer_all()."""
+    with named_rows([row.example.place for row in rows]):
+        found = run_batch(examples.collate_prompts(rows, tokenizer.eos_id), numbers)
+    ids, scores = found if isinstance(found, tuple) else (found, None)
+    of_rows = np.reshape(ids, [-1, texts, ids.shape[-1]])
+    if scores is None:
+        scores = [None] * len(rows)
+    else:
+        scores = map(tuple, np.reshape(scores, [-1, texts]).astype("float64").round(6).tolist())
+    return [
+        Answer(row, tuple(map(tokenizer.decode, row_ids)), row_scores)
+        for row, row_ids, row_scores in zip(rows, of_rows, scores, strict=True)
+    ]
 
 
 @contextmanager
@@ -236,35 +250,23 @@ def named_rows(places):
         raise RunError(f"{names}: {str(error).partition(': ')[2]}") from None
 
 
-def kept_answers(arguments, encoded, settings, writes=True):
-    """The PartialAnswers beside the output file, None where answers go to the screen. Raises UserError.
-
-    arguments: PromptArguments. settings: what the answers depend on besides prompts. writes: see PartialAnswers.
-    """
-    if arguments.output_file is None:
-        if arguments.resume:
-            raise UserError("--resume goes on with what is beside --output_file: give it, too")
-        return None
-    prompts = [(row.source_ids.tolist(), row.example.source, row.example.target) for row in encoded]
-    return PartialAnswers(arguments.output_file, [prompts, settings], arguments.resume, writes)
-
-
 @contextmanager
-def interruptible(partial, count):
+def interruptible(kept, count):
     """Context in which an interruption (Ctrl-C) is told together with what is kept of the answers, of `count`."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"{len(partial.done)} of {count} answers are kept in {partial.path}" if partial else "nothing is kept"
-        more = "; the same command with --resume goes on" if partial else "; with --output_file it would be"
-        raise Interrupted(signal.SIGINT, kept + more) from None
+        told = f"{kept.count} of {count} answers are kept in {kept.path}" if kept else "nothing is kept"
+        more = "; the same command with --resume goes on" if kept else "; with --output_file it would be"
+        raise Interrupted(signal.SIGINT, told + more) from None
 
 
-def report_answers(answers, arguments, read_report=None, partial=None):
-    """Write a line for each answer to arguments.output_file, or to the screen if that is None; and say what was left
-    out in reading.
+def report_answers(answers, arguments, prompts=None, kept=()):
+    """Write a line for each of an iterable of answers to arguments.output_file, or to the screen if that is None; and
+    say what was left out in reading, and what no model has read.
 
-    arguments: PromptArguments. partial: PartialAnswers that are not needed any more then. Raises RunError.
+    arguments: PromptArguments. prompts: the Prompts. kept: PartialAnswers that are not needed any more then. Raises
+    RunError.
     """
     path = arguments.output_file
     line_of = prompt_line if arguments.only_predictions else RecordLines(arguments.with_source)
@@ -272,13 +274,24 @@ def report_answers(answers, arguments, read_report=None, partial=None):
         for answer in answers:
             json_text.show(printable_json(line_of(answer)))
     else:
-        kept = f"the answers are kept in {partial.path}, --resume writes them" if partial else "nothing is kept"
-        with product(path, f"{kept}: make room first"):
-            write_lines(map(line_of, answers), path)
-        if partial:
-            partial.remove()
-        say(f"{len(answers)} predictions written to {path}")
-    if isinstance(line_of, RecordLines):
-        line_of.report()
-    if read_report is not None and read_report.skipped:
-        note(read_report.summary())
+        told = f"the answers are kept in {kept[0].path}, --resume writes them" if kept else "nothing is kept"
+        count = 0
+        with product(path, f"{told}: make room first"), whole_file(path) as file:
+            for answer in answers:
+                file.write(line_of(answer) + "\n")
+                count += 1
+        for one in kept:
+            one.remove()
+        tell(say, f"{count} predictions written to {path}")
+    if isinstance(line_of, RecordLines) and (replaced := line_of.told()):
+        tell(note, replaced)
+    if prompts is not None and prompts.report.skipped:
+        tell(note, prompts.report.summary())
+    if prompts is not None and (lost := prompts.lost.told(arguments.src_length)):
+        tell(note, lost)
+
+
+def tell(how, line):
+    """Say or note a line, and where the job was started, whichever of its processes this is."""
+    how(line)
+    tell_launcher(line)

@@ -36,13 +36,14 @@ class PromptArguments:
 
     NEEDS: ClassVar = (
         Need(
-            "data_file output_file with_source only_predictions resume batch_size",
+            "data_file output_file with_source only_predictions resume part batch_size",
             lambda flags: not flags.interactive,
             beside="--interactive",
         ),
         Need("on_bad_data max_record_bytes", lambda flags: flags.data_file, missing="--data_file"),
         Need("template", lambda flags: flags.data_file or flags.interactive, missing="--data_file or --interactive"),
         Need("resume", lambda flags: flags.output_file, missing="--output_file, beside which answers are kept"),
+        Need("part", lambda flags: flags.output_file, missing="--output_file, beside which answers are kept"),
     )
 
     data_file: str = choice(
@@ -83,6 +84,11 @@ class PromptArguments:
         False, "Give `source`, `target` where it is known and `prediction` alone, without the record's other fields."
     )
     resume: bool = choice(False, "Go on where an interrupted run with the same flags ended.")
+    part: str = choice(
+        None,
+        "Answer this part of the prompts alone, as in 1/4: answers are kept beside --output_file, and the last part to "
+        "be done writes them all. Processes of paddle.distributed.launch share the prompts out by themselves.",
+    )
     num_return_sequences: int = choice(
         1, "Texts for each prompt: the best of as many --num_beams or more, or so many draws."
     )
@@ -106,6 +112,8 @@ class PromptArguments:
             raise UsageError("--template names a built-in template, which --prompt takes the place of: leave one out")
         if self.columns and self.data_file is None:
             raise UsageError("--columns names columns of --data_file: give it, too")
+        if self.part and self.data_file == "-":
+            raise UsageError("--part: other parts cannot read what this one has from standard input; give a file")
         parse_columns(self.columns)
         if self.prompt not in (None, BUILT_IN):
             OwnPrompt.parse(self.prompt)

@@ -41,9 +41,9 @@ def converse(template, answer, preparation=DEFAULT, read=input, write=None):
         write("\n")
 
 
-def tell_lost(row, tokenizer, src_length, write):
+def tell_lost(row, src_length, write):
     """Show what the model does not get to read of a prompt, examples.Encoded, if there is something."""
-    if lost := lost_text.told([row], tokenizer, src_length):
+    if lost := lost_text.told([row], src_length):
         write(translated(f"note: {lost}") + "\n")
 
 

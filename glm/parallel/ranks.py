@@ -98,12 +98,22 @@ class Ranks:
 ALONE = Ranks()
 
 
-def launched_ranks():
-    """The Ranks of the job that paddle.distributed.launch has started, which this connects; ALONE without one."""
-    if dist.get_world_size() > 1:
-        dist.init_parallel_env()
-        end_without_destructors()
-    return Ranks.of_world()
+def launched_ranks(degree=None):
+    """The Ranks of the job that paddle.distributed.launch has started, which this connects: `degree` of them, which
+    come one after another; default: all. ALONE where that is one. All ranks call this together, unless degree is 1."""
+    world = dist.get_world_size()
+    degree = degree or world
+    if degree == 1:
+        return ALONE
+    dist.init_parallel_env()
+    end_without_destructors()
+    if degree == world:
+        return Ranks.of_world()
+    groups = [range(first, first + degree) for first in range(0, world, degree)]
+    # Ranks on GPUs make all groups together; those on CPU need none.
+    made = [dist.new_group(list(members)) if device.on_gpu() else None for members in groups]
+    number = dist.get_rank() // degree
+    return Ranks.connected(groups[number], made[number])
 
 
 def gather_objects(item):

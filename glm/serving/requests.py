@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from glm.bounds import NUMBERS
 from glm.data.examples import encode
-from glm.data.lost_text import unknown_characters
 from glm.data.templates import TEMPLATES, templates_of
 from glm.data.validation import DataError, validate
 from glm.errors import UserError
@@ -62,7 +61,7 @@ def read_request(body, config, limits, tokenizer):
     templates = templates_of(tokenizer.preparation)
     examples = [example_of(prompt, place, limits, templates) for prompt, place in zip(prompts, places, strict=True)]
     encoded = [encoded_example(*pair, limits, chosen, tokenizer) for pair in zip(examples, places, strict=True)]
-    unknown = [unknown_characters(row, tokenizer) for row in encoded]
+    unknown = [list(row.unknown_source) for row in encoded]
     return PromptRequest(encoded, chosen, is_batch, stream, unknown)
 
 

@@ -1,5 +1,5 @@
 """How good a model is on rows of data: its loss, and the texts that it generates. Data-parallel ranks share the
-rows."""
+batches."""
 
 import paddle
 
@@ -7,12 +7,14 @@ from glm.decoding.decoder import Decoder, run
 from glm.decoding.generation_config import SpecialIds
 from glm.inference.answer_lines import Answer
 from glm.inference.answers import answer_all, scheduled
+from glm.inference.parts import Part
 from glm.ops.strides import without_views
 from glm.parallel.ranks import gather_objects
 
 
 class Share:
-    """A data-parallel rank's share of rows, and how the ranks put their results together.
+    """A data-parallel rank's share of batches, and how the ranks put their results together. Batches are the same
+    however many ranks there are, and so are results to the last digit.
 
     size, rank: of data-parallel ranks. each: ranks that there are for each of them, among which the model is divided;
     they come one after another and have the same results.
@@ -21,9 +23,9 @@ class Share:
     def __init__(self, size=1, rank=0, each=1):
         self.size, self.rank, self.each = size, rank, each
 
-    def numbers(self, count):
-        """Numbers of the rank's rows, of `count`."""
-        return range(self.rank, count, self.size)
+    def own(self, batches):
+        """The rank's batches, of a list of them."""
+        return batches[self.rank :: self.size]
 
     def of_ranks(self, item):
         """Every data-parallel rank's item, a list."""
@@ -31,12 +33,8 @@ class Share:
             return [item]
         return gather_objects(item)[:: self.each]
 
-    def summed(self, *numbers):
-        """The sums over all ranks of numbers, a list."""
-        return [sum(column) for column in zip(*self.of_ranks(numbers), strict=True)]
-
     def collected(self, items):
-        """The items of all rows in order; items: those of the rank's rows."""
+        """The items of all batches in order; items: those of the rank's batches, a list."""
         of_ranks = self.of_ranks(items)
         everything = [None] * sum(map(len, of_ranks))
         for rank, items_of_rank in enumerate(of_ranks):
@@ -51,37 +49,31 @@ def mean_loss(model, rows, collate, batch_size, share):
     rows: examples.Encoded; collate makes arrays of some of them. A batch takes at most the tokens that batch_size of
     the longest rows do.
     """
-    own = [rows[i] for i in share.numbers(len(rows))]
-    lengths, longest = [row.length for row in own], max(row.length for row in rows)
-    total = tokens = 0
-    for indices in scheduled(lengths, batch_size, longest, new_tokens=0):
-        arrays = collate([own[i] for i in indices])
+    lengths = [row.length for row in rows]
+    sums = []
+    for indices in share.own(scheduled(lengths, batch_size, max(lengths), new_tokens=0)):
+        arrays = collate([rows[i] for i in indices])
         with without_views():
             loss = model(**{name: paddle.to_tensor(array) for name, array in arrays.items()}, divisor=1.0)
-        total += float(loss)
-        tokens += len(arrays["labels"])
-    total, tokens = share.summed(total, tokens)
+        sums.append((float(loss), len(arrays["labels"])))
+    total, tokens = map(sum, zip(*share.collected(sums), strict=True))
     return total / tokens
 
 
 def answers(model, rows, generation, tokenizer, batch_size, share, progress):
     """An answer_lines.Answer for each of rows, decoded batch_size of the longest together; generation: its config."""
     decoder = Decoder(model, generation, SpecialIds.of(tokenizer, model.config.vocab_size))
-    numbers = share.numbers(len(rows))
-
-    def run_batch(prompts, own_numbers):
-        # Random draws depend on a row's number among all of them.
-        return run(decoder, prompts, generation, [numbers[i] for i in own_numbers])
-
     found = answer_all(
-        [rows[i] for i in numbers],
-        run_batch,
+        rows,
+        lambda prompts, numbers: run(decoder, prompts, generation, numbers),
         tokenizer,
         batch_size=batch_size,
         src_length=max((len(row.source_ids) for row in rows), default=0),
         new_tokens=generation.new_tokens_a_prompt,
         progress=progress,
+        part=Part(share.rank, share.size),
     )
     # Every rank has the rows.
-    generated = share.collected([answer.generated() for answer in found])
+    of_ranks = share.of_ranks([answer and answer.generated() for answer in found])
+    generated = (next(filter(None, fields)) for fields in zip(*of_ranks, strict=True))
     return [Answer.of_generated(row, fields) for row, fields in zip(rows, generated, strict=True)]

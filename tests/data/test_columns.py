@@ -17,9 +17,9 @@ from glm.data.selections import Selection, load_examples, template_of
 from glm.data.tokenization import Tokenizer
 from glm.data.validation import DataError
 from glm.errors import UserError
-from glm.inference import answers
 from glm.inference.arguments import PromptArguments
 from glm.weights import builtin_model
+from tests.helpers.answered import prompts_of
 
 ROWS = [
     {"passage": "长桥建于一九九八年，\n两岸种着柳树。", "a": "一九九八年", "q": '何时"建成"的', "id": "1"},
@@ -99,7 +99,7 @@ def test_records_of_every_format_are_answered_from_a_file_and_from_standard_inpu
     flags = {"columns": list(COLUMNS)}
     for data_file in (str(table), "-"):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(table.read_bytes())))
-        examples, _ = answers.load_prompts(PromptArguments(data_file=data_file, **flags))
+        examples, _ = prompts_of(PromptArguments(data_file=data_file, **flags))
         assert [(example.source, example.target) for example in examples] == expected(ROWS)
 
 

@@ -11,8 +11,8 @@ import data
 from glm.data import kinds, selections
 from glm.data.validation import DataError
 from glm.errors import UserError
-from glm.inference import answers
 from glm.inference.arguments import PromptArguments
+from tests.helpers.answered import prompts_of
 
 LINES = [{"context": "长桥建于一九九八年。", "answer": "一九九八年"}, {"context": "钟楼高三十米。", "answer": "三十米"}]
 JSON_LINES = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in LINES)
@@ -21,7 +21,7 @@ BOM = "\ufeff"
 
 
 def sources(path, **settings):
-    found, _ = answers.load_file(path, PromptArguments(**settings))
+    found, _ = prompts_of(PromptArguments(data_file=str(path), **settings))
     return [example.source for example in found]
 
 
@@ -39,7 +39,7 @@ def test_json_is_json_whatever_it_is_called(tmp_path, name, content):
 @pytest.mark.parametrize("content", [JSON_LINES, BOM + JSON_LINES, ARRAY])
 def test_json_on_standard_input_is_json(monkeypatch, content):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
-    found, _ = answers.load_prompts(PromptArguments(data_file="-"))
+    found, _ = prompts_of(PromptArguments(data_file="-"))
     assert [example.source[:3] for example in found] == ["答案："] * 2
 
 

@@ -13,9 +13,10 @@ from glm.data.preparation import Preparation
 from glm.data.selections import load_examples
 from glm.data.templates import own_template
 from glm.errors import UserError
-from glm.inference import answers, interactive
+from glm.inference import interactive
 from glm.inference.arguments import PromptArguments
 from glm.serving import requests
+from tests.helpers.answered import prompts_of
 
 RECORD = {"passage": "钟楼高三十米。", "q": "多高", "reply": "三十米", "id": "7"}
 
@@ -155,14 +156,14 @@ def test_flags_come_before_what_a_model_remembers(path):
         ({"prompt": "builtin", "template": None, "columns": ["source=q"]}, "多高"),
         ({"template": "text", "columns": ["source=q"]}, "多高"),
     ):
-        examples, _ = answers.load_prompts(PromptArguments(data_file=str(path), **flags), remembered)
+        examples, _ = prompts_of(PromptArguments(data_file=str(path), **flags), remembered)
         assert [example.source for example in examples] == [source]
     with pytest.raises(UserError, match="leave one out"):
         PromptArguments(template="qg", prompt="{q}")
     with pytest.raises(UserError, match="the example prompts have no q"):
-        answers.load_prompts(PromptArguments(), remembered)
+        prompts_of(PromptArguments(), remembered)
     fitting = Preparation("{answer}/{context}")
-    assert answers.load_prompts(PromptArguments(), fitting)[0][0].source.startswith("四月到六月/云栖湖")
+    assert prompts_of(PromptArguments(), fitting)[0][0].source.startswith("四月到六月/云栖湖")
 
 
 def test_a_conversation_asks_for_the_placeholders():

@@ -66,7 +66,9 @@ def files(tmp_path_factory):
         (directory / name).write_text(json.dumps(content), encoding="utf8")
     lines = [json.dumps({"prediction": "今天", "target": "明天"}, ensure_ascii=False)] * 3
     (directory / "predictions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf8")
-    PartialAnswers(directory / "out.jsonl", ["settings"], resume=False).add({0: {"source": "a", "prediction": "b"}})
+    PartialAnswers(directory / "out.jsonl.partial", "settings", resume=False).add(
+        {0: {"source": "a", "prediction": "b"}}
+    )
     make_adapters(directory)
     manifest.write(directory, manifest.measured_files(directory, ["config.json", "flags.json"]))
     return directory
@@ -131,7 +133,7 @@ def predictions(path):
 
 
 def partial(path):
-    PartialAnswers(path.with_suffix(""), ["settings"], resume=True)
+    PartialAnswers(path, "settings", resume=True).before(99)
 
 
 # File → what reads it.

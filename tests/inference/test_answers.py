@@ -1,6 +1,7 @@
 """Whatever the batches are, every prompt gets its own answer, and the output file holds them in order."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from hypothesis import strategies as st
 
 from glm.command_line import UsageError
 from glm.data import examples, templates
+from glm.data.lost_text import LostText
 from glm.data.records import ReadReport
 from glm.errors import UserError
 from glm.inference import answers
 from glm.inference.answer_lines import Answer, evaluation_line
 from glm.inference.answers import scheduled
 from glm.inference.arguments import PromptArguments
-from tests.helpers.answered import answered
+from glm.inference.prompts import EXAMPLE_RECORDS
+from tests.helpers.answered import answered, prompts_of
 
 EOS = 9
 
@@ -200,9 +203,10 @@ def test_what_was_left_out_is_told_beside_the_answers(tmp_path, capsys):
     bad = tmp_path / "in.jsonl"
     bad.write_text('{"context": "a", "answer": "b"}\nnonsense\n', encoding="utf8")
     arguments = PromptArguments(data_file=str(bad), on_bad_data="skip")
-    examples, report = answers.load_prompts(arguments)
+    examples, report = prompts_of(arguments)
     assert [example.source for example in examples] == ["答案：b，上下文：a。在已知答案的前提下，问题："]
-    answers.report_answers(ANSWERS[:1], arguments_of("records", tmp_path / "out.jsonl"), report)
+    told = SimpleNamespace(report=report, lost=LostText())
+    answers.report_answers(ANSWERS[:1], arguments_of("records", tmp_path / "out.jsonl"), told)
     captured = capsys.readouterr()
     assert captured.out == f"1 predictions written to {tmp_path / 'out.jsonl'}\n"
     assert captured.err == report.summary() + "\n"
@@ -210,17 +214,16 @@ def test_what_was_left_out_is_told_beside_the_answers(tmp_path, capsys):
 
 
 def test_nothing_is_said_where_nothing_was_left_out(tmp_path, capsys):
-    report = ReadReport("in.jsonl")
-    answers.report_answers([], arguments_of("records", tmp_path / "out.jsonl"), report)
+    told = SimpleNamespace(report=ReadReport("in.jsonl"), lost=LostText())
+    answers.report_answers([], arguments_of("records", tmp_path / "out.jsonl"), told)
     assert capsys.readouterr() == (f"0 predictions written to {tmp_path / 'out.jsonl'}\n", "")
     assert json.loads("[" + (tmp_path / "out.jsonl").read_text() + "]") == []
 
 
 def test_without_a_file_two_example_prompts_are_answered():
-    examples, report = answers.load_prompts(PromptArguments())
-    assert report is None
+    examples, _ = prompts_of(PromptArguments())
     assert len(examples) == 2
-    for example, record in zip(examples, answers.EXAMPLE_RECORDS, strict=True):
+    for example, record in zip(examples, EXAMPLE_RECORDS, strict=True):
         assert record["answer"] in record["context"]
         assert example.source == (f"答案：{record['answer']}，上下文：{record['context']}。在已知答案的前提下，问题：")
         assert example.target is None

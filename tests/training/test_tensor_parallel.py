@@ -124,7 +124,8 @@ def test_shards_answer_on_as_many_ranks_as_in_one_process(divided, tmp_path):
     flags = ["--model_name_or_path", str(divided / "checkpoint-6"), "--data_file", str(data), "--tgt_length", "12"]
     flags += ["--num_beams", "3", "--output_file"]
     predict_generation.main([*flags, str(tmp_path / "one.jsonl")])
-    launched(tmp_path, ROOT / "predict_generation.py", *flags, tmp_path / "two.jsonl", ranks=2)
+    two = [*flags, tmp_path / "two.jsonl", "--tensor_parallel_degree", "2"]
+    launched(tmp_path, ROOT / "predict_generation.py", *two, ranks=2)
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     whole = ["--model_name_or_path", str(divided), *flags[2:], str(tmp_path / "whole.jsonl")]
     predict_generation.main(whole)
