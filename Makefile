@@ -28,6 +28,7 @@ KEY := $(shell { "$(INTERPRETER)" $(WHICH); cat $(REQUIREMENTS) $(ALONE) require
   cut -d ' ' -f 1)
 STAMP = $(VENV)/.installed-$(KEY)
 
+JOBS ?= 2
 BENCHMARKS = train decode large large_train parallel merge serve precision jobs
 
 .DEFAULT_GOAL := help
@@ -62,8 +63,8 @@ $(STAMP):
 demo: setup  ## fine-tune, export and run a tiny model on the CPU
 	$(RUN) demo/run_demo.py
 
-test: setup  ## run the tests
-	$(RUN) -m pytest
+test: setup  ## run the tests, JOBS of them at once (2)
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 test-faults: setup  ## kill runs at every write step, fuzz all readers, try all pairs of flags: over an hour
 	$(RUN) -m pytest tests/faults tests/scripts/test_effects.py -m "faults or not faults" --hypothesis-profile faults

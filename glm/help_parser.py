@@ -36,6 +36,11 @@ class HelpParser(argparse.ArgumentParser):
         """Add an argument; its help is English, as the table of texts has it."""
         return super().add_argument(*names, help=said(help) if help else help, **options)
 
+    def _print_message(self, message, file=None):
+        # From Python 3.11.5 on, argparse takes no notice of a pipe that nobody reads.
+        if message:
+            (file or sys.stderr).write(message)
+
     def error(self, message):
         """Tell a mistake under the usage and end with exit code 2."""
         self.print_usage(sys.stderr)
