@@ -87,7 +87,9 @@ OTHER_RUNS = [
     ("unfinished", "which", "flags", "told"),
     # In turn: both kinds of directories are looked at by the same code.
     [(bool(number % 2), *other) for number, other in enumerate(OTHER_RUNS)],
-    ids=lambda part: " ".join(map(str, part[:2])) if isinstance(part, list) else None,
+    ids=lambda part: (
+        " ".join(getattr(flag, "__name__", str(flag)) for flag in part[:2]) if isinstance(part, list) else None
+    ),
 )
 def test_another_run_is_refused_with_the_flags_that_differ_and_nothing_is_touched(
     unfinished, which, flags, told, copied, tmp_path, capsys
