@@ -48,11 +48,11 @@ class Figure:
 class Worker:
     """A side of a comparison in a process of its own, so that sides share neither memory nor a runtime's settings.
 
-    It runs `script --worker side`, which answers requests by serve().
+    It runs `script --worker side`, which answers requests by serve(), by this interpreter or the one of `python`.
     """
 
-    def __init__(self, script, side, *arguments):
-        command = [sys.executable, script, "--worker", side, *map(str, arguments)]
+    def __init__(self, script, side, *arguments, python=sys.executable):
+        command = [python, script, "--worker", side, *map(str, arguments)]
         self.side = side
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -74,10 +74,10 @@ class Worker:
 
 
 @contextmanager
-def prepared_directory(script):
+def prepared_directory(script, python=sys.executable):
     """A temporary directory in which the script's worker "prepare" has written what its other sides read."""
     with tempfile.TemporaryDirectory() as directory:
-        with Worker(script, "prepare", "--directory", directory) as worker:
+        with Worker(script, "prepare", "--directory", directory, python=python) as worker:
             worker.ask()
         yield directory
 

@@ -15,6 +15,16 @@ settings.register_profile("faults", deadline=None, max_examples=400)
 settings.load_profile("unhurried")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """What tests write names files that are not UTF-8; processes that run tests tell each other in UTF-8."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf8", "backslashreplace").decode("utf8")) for title, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture(scope="session")
 def briefly_trained(tmp_path_factory):
     """Directory of a model that one epoch has taught to write questions, most of them wrong."""
