@@ -18,6 +18,8 @@ from glm.files.native_paths import native_path
 # On CPU this pass of both runtimes keeps a padded copy of every matrix of the prefill, whose originals the loop reads:
 # all weights twice, for no gain that could be measured.
 DOUBLES_WEIGHTS = "fc_fuse_pass"
+# In the environment of a launched process: the numbers of its GPUs.
+SELECTED_GPUS = "FLAGS_selected_gpus"
 
 # How many GB of what is not needed any more a running program keeps, by format. A program's memory is freed at its end
 # (-1), for freeing it after every operator takes longer than most of them; one of PIR whose memory is kept gives wrong
@@ -83,6 +85,11 @@ def threads():
     return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
+def gpu():
+    """Number of the GPU to use: the one that paddle.distributed.launch has given this process, else the first."""
+    return int(os.environ.get(SELECTED_GPUS, "").partition(",")[0] or 0)
+
+
 class FastDeployRunner:
     """Runs a program by FastDeploy's Paddle Inference backend."""
 
@@ -96,7 +103,7 @@ class FastDeployRunner:
         if device == "gpu":
             if not fastdeploy.is_built_with_gpu():
                 raise ProgramError("--device gpu: this FastDeploy is built for CPU; install its GPU build")
-            option.use_gpu()
+            option.use_gpu(gpu())
         else:
             option.use_cpu()
             option.set_cpu_thread_num(threads())
@@ -137,7 +144,7 @@ class PaddleRunner:
         if device == "gpu":
             if not devices.is_built_for_gpus():
                 raise ProgramError("--device gpu: this paddle is built without CUDA; install paddlepaddle-gpu")
-            config.enable_use_gpu(256, 0)
+            config.enable_use_gpu(256, gpu())
         else:
             config.set_cpu_math_library_num_threads(threads())
             # Its default is on where the processor has AVX.

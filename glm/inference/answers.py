@@ -132,8 +132,11 @@ class Job:
                     self.decode(number, first, rows, found, run_batch, kept, bar)
                 elif len(found) < len(rows):
                     raise RunError(f"{kept[0].path}: answers are missing; remove it and start this part anew")
-                # What is shown now is not to stand on the bar's line.
-                bar.close() if first + len(rows) == self.prompts.count else bar.clear()
+                if first + len(rows) == self.prompts.count:
+                    bar.close()
+                elif not self.arguments.output_file:
+                    # What is shown now is not to stand on the bar's line.
+                    bar.clear()
                 yield from (found[row] for row in sorted(found))
 
     def known(self, first, rows, kept):

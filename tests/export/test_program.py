@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import paddle
@@ -14,7 +15,7 @@ from glm.data.preparation import Preparation
 from glm.decoding.decoder import Decoder
 from glm.decoding.generation_config import GenerationConfig, SpecialIds, feeds
 from glm.export import description, onnx_program, program, static_program
-from glm.export.runners import EAGER_DELETION, OnnxRunner, PaddleRunner, open_program
+from glm.export.runners import EAGER_DELETION, SELECTED_GPUS, OnnxRunner, PaddleRunner, open_program
 from glm.files import manifest
 from tests.helpers import ROOT, graphs, models
 
@@ -320,3 +321,14 @@ def test_a_program_that_must_not_keep_memory_does_not(exported):
     """A program of PIR gives wrong texts otherwise, without an error."""
     PaddleRunner(program.describe(exported, "greedy"), "cpu", "paddle")
     assert paddle.get_flags(EAGER_DELETION)[EAGER_DELETION] == {"paddle": -1.0, "pir": 0.0}[graphs.FORMAT]
+
+
+@pytest.mark.parametrize(("selected", "number"), [(None, 0), ("", 0), ("3", 3), ("2,5", 2)])
+def test_a_launched_process_runs_a_program_on_its_own_gpu(monkeypatch, selected, number):
+    monkeypatch.delenv(SELECTED_GPUS, raising=False)
+    if selected is not None:
+        monkeypatch.setenv(SELECTED_GPUS, selected)
+    monkeypatch.setattr("glm.ops.device.is_built_for_gpus", lambda: True)
+    config, exported = Mock(), Mock(format="paddle")
+    PaddleRunner.config(None, config, exported, "gpu", "paddle")
+    assert config.enable_use_gpu.call_args.args[1] == number

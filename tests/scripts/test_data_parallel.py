@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +101,28 @@ def test_ranks_run_an_exported_program_together(model, data, tmp_path):
     launched(tmp_path, ROOT / "infer_generation.py", *flags, tmp_path / "two.jsonl", ranks=2)
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert all("score" in line for line in read_lines(tmp_path / "two.jsonl"))
+
+
+def test_launchers_that_share_a_directory_give_the_bytes_of_one_process(model, whole, data, tmp_path):
+    """As on several machines: two launchers with one process each, that meet at an address."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{one.getsockname()[1]}"
+    output = tmp_path / "out.jsonl"
+    # With --backend the launcher knows of one machine alone.
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--master", address, "--nnodes", "2"]
+    flags = [ROOT / "predict_generation.py", *model, *SHARED, data, *DECODING, "--output_file", output]
+    jobs = [
+        subprocess.Popen(
+            [*command, "--nproc_per_node", "1", "--log_dir", str(tmp_path / f"log{node}"), *map(str, flags)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for node in range(2)
+    ]
+    assert [job.wait(timeout=200) for job in jobs] == [0, 0]
+    assert output.read_bytes() == whole["beams"]
+    assert list(tmp_path.glob("*.partial")) == []
 
 
 def test_a_rank_that_is_killed_goes_on_with_resume(model, whole, data, tmp_path):
