@@ -40,6 +40,13 @@ class ExportArguments:
         choices=("float32", "float16", "bfloat16", "int8"),
     )
 
+    compute: str = choice(
+        "float32",
+        "What the program computes in. float32 runs everywhere; float16 and bfloat16 run on GPUs alone, in half the "
+        "memory, with weights stored in the same dtype.",
+        choices=("float32", "float16", "bfloat16"),
+    )
+
     def __post_init__(self):
         if self.output_path.endswith("/") or os.path.isdir(self.output_path):
             prefix = Path(self.output_path) / "glm"
@@ -47,10 +54,22 @@ class ExportArguments:
                 f"--output_path {self.output_path} is a directory; add a prefix for the names of files in it, as in "
                 f"{prefix}"
             )
+        if self.compute != "float32":
+            self.check_half()
         if self.format == "onnx":
             self.dtype = self.dtype or "float32"
             if self.dtype in ("float16", "bfloat16"):
                 raise UserError(f"--dtype {self.dtype} is for --format paddle; ONNX programs have float32 or int8")
+
+    def check_half(self):
+        """Raise UserError for what does not go with a program that computes in half precision."""
+        if self.format == "onnx":
+            raise UserError(f"--compute {self.compute} is for --format paddle; ONNX programs here run on CPU only")
+        if self.dtype not in (None, self.compute):
+            raise UserError(
+                f"--dtype {self.dtype}: what computes in {self.compute} is stored in it; leave out --dtype or --compute"
+            )
+        self.dtype = self.compute
 
 
 def main(argv=None):
@@ -66,11 +85,13 @@ def main(argv=None):
         tokenizer = adapters.load_tokenizer(directory, arguments.lora_path)
         dtype = arguments.dtype or model_directory.stored_dtype(directory)
         if arguments.lora_path:
+            # Merged in float32: an update may be less than half precision tells apart.
             model = adapters.load_merged(directory, arguments.lora_path)
         else:
-            model = model_directory.load_model(directory)
+            model = model_directory.load_model(directory, arguments.compute)
         target = Path(arguments.output_path)
-        program.save(model, tokenizer, config, target.parent, target.name, dtype, arguments.format)
+        choices = dtype, arguments.format, arguments.compute
+        program.save(model, tokenizer, config, target.parent, target.name, *choices)
         trial.remember(program.describe(target.parent, target.name))
     graph, weights = program.FILES[program.format_here(arguments.format)]
     say(f"program written to {target}{graph}, weights ({dtype}) to {target}{weights}")

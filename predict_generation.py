@@ -21,13 +21,13 @@ from typing import ClassVar
 from glm.command_line import UsageError, choice, parse
 from glm.errors import one_line_errors, say
 from glm.inference import parts
-from glm.inference.arguments import PromptArguments, ScoredDecodingArguments, to_generation_config
+from glm.inference.arguments import DTYPE_HELP, DTYPES, PromptArguments, ScoredDecodingArguments, to_generation_config
 from glm.needs import Need
 
 # All that has no effect where a model or an adapter is written in another form.
 NOTHING = ", which predicts nothing"
 PREDICTION = " ".join(spec.name for cls in (PromptArguments, ScoredDecodingArguments) for spec in fields(cls))
-PREDICTION += " tensor_parallel_degree"
+PREDICTION += " dtype tensor_parallel_degree"
 
 
 @dataclass
@@ -49,6 +49,7 @@ class ModelArguments:
         "THUDM/glm-large-chinese", "Directory or name of the model; with --lora_path, of its base model."
     )
     lora_path: str = choice(None, "Directory of a LoRA adapter to predict with.")
+    dtype: str = choice("auto", DTYPE_HELP, choices=DTYPES)
     tensor_parallel_degree: int = choice(
         1, "So many launched processes divide the model among them; if there are more, they share the prompts out."
     )
@@ -136,6 +137,7 @@ class Predictor:
         self.arguments, self.prompts, self.decoding = arguments, prompts, decoding
         self.directory = model_directory.resolve(arguments.model_name_or_path)
         self.tokenizer = adapters.load_tokenizer(self.directory, arguments.lora_path)
+        self.dtype = model_directory.dtype_to_compute_in(arguments.dtype, self.directory)
 
     def decoder(self, config, on_token=None):
         """A Decoder of the model, which is loaded."""
@@ -145,7 +147,7 @@ class Predictor:
         from glm.weights import adapters
 
         ranks = launched_ranks(self.arguments.tensor_parallel_degree)
-        model = adapters.load_model(self.directory, self.arguments.lora_path, ranks=ranks)
+        model = adapters.load_model(self.directory, self.arguments.lora_path, self.dtype, ranks)
         return Decoder(model, config, SpecialIds.of(self.tokenizer, model.config.vocab_size), on_token)
 
     def predict(self):
@@ -175,7 +177,9 @@ class Predictor:
         from glm.files import manifest
 
         directories = [self.directory, *filter(None, [self.arguments.lora_path])]
-        return [self.config, *map(manifest.identity, directories)]
+        # Of float32 nothing is said: those answers were there before there was a choice.
+        dtypes = [] if self.dtype == "float32" else [self.dtype]
+        return [self.config, *map(manifest.identity, directories), *dtypes]
 
     def converse(self):
         """Answer prompts from the terminal, texts of one piece after another where there is one text."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from glm.command_line import choice, parse
 from glm.errors import RUN_ERROR, UserError, one_line, one_line_errors, say, tell
-from glm.inference.arguments import DecodingArguments, to_generation_config
+from glm.inference.arguments import DTYPE_HELP, DTYPES, DecodingArguments, to_generation_config
 
 # How long the engine's thread may take to leave its batch when all is over, in seconds.
 LEAVING = 5.0
@@ -27,6 +27,7 @@ class ServerArguments:
         "THUDM/glm-large-chinese", "Directory or name of the model; with --lora_path, of its base model."
     )
     lora_path: str = choice(None, "Directory of a LoRA adapter to answer with.")
+    dtype: str = choice("auto", DTYPE_HELP, choices=DTYPES)
     host: str = choice("127.0.0.1", "Address to listen on; 0.0.0.0 is all of this machine's.")
     port: int = choice(8000, "Port to listen on; 0 takes a free one.")
     src_length: int = choice(608, "Longest prompt in tokens; of a longer one the context is cut.")
@@ -74,9 +75,10 @@ def loader(arguments, config, directory, tokenizer):
     # it. And a model that cannot serve these lengths is no use loading.
     positions = model_directory.load_config(directory).max_sequence_length + 1
     check_positions(positions, arguments.src_length, config.max_new_tokens)
+    dtype = model_directory.dtype_to_compute_in(arguments.dtype, directory)
 
     def load():
-        model = adapters.load_model(directory, arguments.lora_path)
+        model = adapters.load_model(directory, arguments.lora_path, dtype)
         decoder = Decoder(model, config, SpecialIds.of(tokenizer, model.config.vocab_size))
 
         def decode(prompts, batch_config, rows, on_token):

@@ -22,7 +22,7 @@ from glm.model import losses
 from glm.model.lora import add_lora
 from glm.ops import device
 from glm.parallel.ranks import Ranks, gather_objects
-from glm.training import continuation, memory, optimization
+from glm.training import conditions, continuation, memory, optimization
 from glm.training.callbacks import EarlyStopping, MetricsFile, draw_metrics
 from glm.training.display import Progress, closing
 from glm.training.memory import OutOfMemory
@@ -149,14 +149,16 @@ def prepared(tokenizer, data_args):
 
 def load_model(model_args, lora_args, args, directory, tokenizer):
     """(model, what saves and loads the part of it that is trained): all of it, or a LoRA adapter."""
-    ranks = args.tensor_parallel_ranks
+    ranks, dtype = args.tensor_parallel_ranks, conditions.dtype_of_weights(args)
+    if not args.do_train:
+        dtype = model_directory.dtype_to_compute_in(model_args.dtype, directory)
     if not lora_args.lora:
-        model = model_directory.load_model(directory, ranks=ranks)
+        model = model_directory.load_model(directory, dtype, ranks=ranks)
         return model, (model_directory.WholeModel if ranks.size == 1 else model_directory.ShardedModel)(
             model, tokenizer
         )
     config, fingerprint = lora_config(lora_args), {}
-    model = model_directory.load_model(directory, fingerprint=fingerprint, ranks=ranks)
+    model = model_directory.load_model(directory, dtype, fingerprint, ranks)
     add_lora(model, config, args.seed, lora_args.lora_plus_scale)
     adapter = adapters.Adapter(model, config, model_args.model_name_or_path, fingerprint, tokenizer.preparation)
     if lora_args.lora_path:

@@ -7,6 +7,9 @@ else asks which of them is installed.
 
 program_format  paddle (.pdmodel)  pir (.json)        paddle 3 exports its new representation, PIR, alone; it reads both
 has_fc          True               False              in PIR, no operator is a matrix product with a bias: two do it
+has_flashmask   False              True               paddle 2.6 has no attention under such a mask in one kernel
+needs_kernels   False              True               paddle 3 puts an operator into a program only of a dtype that this
+                                                      build of it has a kernel for
 keeps_log       True               False              paddlenlp 3 empties state.log_history at every entry, and early
                                                       stopping counts in it
 """
@@ -23,11 +26,15 @@ class Stack:
     name: str
     program_format: str
     has_fc: bool
+    has_flashmask: bool
+    needs_kernels: bool
     keeps_log: bool
 
 
-REFERENCE = Stack("reference", program_format="paddle", has_fc=True, keeps_log=True)
-PADDLE3 = Stack("paddle3", program_format="pir", has_fc=False, keeps_log=False)
+REFERENCE = Stack(
+    "reference", program_format="paddle", has_fc=True, has_flashmask=False, needs_kernels=False, keeps_log=True
+)
+PADDLE3 = Stack("paddle3", program_format="pir", has_fc=False, has_flashmask=True, needs_kernels=True, keeps_log=False)
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,8 @@ from glm.decoding import scores
 from glm.decoding.generation_config import GenerationConfig, SpecialIds, check_positions, feeds, flat, repeat_prompts
 from glm.decoding.search import Model, Rules, search
 from glm.errors import UserError
+from glm.ops import device
+from glm.ops.dtypes import of_dtype
 from glm.ops.strides import without_views
 
 
@@ -68,14 +70,18 @@ class Decoder(SearchLayer):
 
     model: modeling.GLMForConditionalGeneration. The rest: see SearchLayer.
 
-    The head is kept a second time, as [hidden, vocab]: a step reads all of it, and on CPU that is up to twice as fast
-    as from [vocab, hidden].
+    for_cpu: whether the head is kept a second time, as [hidden, vocab]: a step reads all of it, and on CPU that is up
+    to twice as fast as from [vocab, hidden]. Default: where this process computes on CPU.
+
+    The model may be of half precision. Logits are float32 in any case, and so is all that a search makes of them: sums
+    of log probabilities, and what keeps pieces from being chosen, are more than halves can hold.
     """
 
-    def __init__(self, model, config, special_ids, on_token=None):
+    def __init__(self, model, config, special_ids, on_token=None, for_cpu=None):
         super().__init__(config, special_ids, model.config.vocab_size, on_token)
         self.model = model
-        self.head = transposed(model.glm.word_embeddings.weight)
+        for_cpu = not device.takes_gpu_branches() if for_cpu is None else for_cpu
+        self.head = transposed(model.glm.word_embeddings.weight) if for_cpu else None
 
     def prefill(self, input_ids, source_mask, mask_index):
         """See GLMForConditionalGeneration.prefill."""
@@ -89,7 +95,14 @@ class Decoder(SearchLayer):
         """Logits [prompts * texts, vocab] of the pieces after `tokens`, and the recent keys and values; see
         GLMForConditionalGeneration.decode_step."""
         hidden, recent = self.model.decode_step(tokens, number, settled, recent, fixed[0], lineage)
-        return self.model.ranks.columns(paddle.matmul(hidden.flatten(0, 1), self.head)), recent
+        return self.model.ranks.columns(self.logits(hidden.flatten(0, 1))), recent
+
+    def logits(self, hidden):
+        """Logits [texts, a rank's pieces] float32 of hidden states [texts, hidden]."""
+        if self.head is not None:
+            return paddle.matmul(hidden, self.head)
+        weight = self.model.glm.word_embeddings.weight
+        return of_dtype(paddle.matmul(hidden, weight, transpose_y=True), paddle.float32)
 
 
 def transposed(weight):

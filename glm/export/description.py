@@ -68,6 +68,7 @@ class DescriptionSchema(BaseModel):
     vocab_size: count(1)
     format: Literal["paddle", "pir", "onnx"]
     preparation: dict | None = None
+    compute: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
 def save(path, config, special_ids, **facts):

@@ -16,7 +16,7 @@ from glm.export.description import ProgramError
 from glm.files import locks, manifest
 from glm.files.atomic import replaced_files
 from glm.files.guarded import product
-from glm.ops.dtypes import check_range
+from glm.ops.dtypes import check_range, to_numpy
 
 # Suffixes of a program's files, by format: the graph and its weights.
 FILES = {"paddle": (".pdmodel", ".pdiparams"), "pir": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
@@ -29,8 +29,8 @@ LOCK = ".export.lock"
 @dataclass(frozen=True)
 class Program:
     """An exported program: its files, the choices it was exported with, the special ids it produces, its dtype, the
-    numbers of rows of its position tables and its embeddings, its format, "paddle" or "onnx", and how its prompts are
-    made."""
+    numbers of rows of its position tables and its embeddings, its format, "paddle" or "onnx", how its prompts are made,
+    and the dtype that it computes in."""
 
     directory: Path
     prefix: str
@@ -41,6 +41,7 @@ class Program:
     vocab_size: int
     format: str
     preparation: Preparation = DEFAULT
+    compute: str = "float32"
 
     @property
     def files(self):
@@ -121,7 +122,7 @@ def check_is_there(file, program):
         raise ProgramError(f"{file}: no such file; export_generation_model.py --output_path {program} writes it")
 
 
-def save(model, tokenizer, config, directory, prefix, dtype="float32", format="paddle"):
+def save(model, tokenizer, config, directory, prefix, dtype="float32", format="paddle", compute="float32"):
     """Export a model with its search loop, and the tokenizer beside it; see write(). What is there with the same prefix
     is replaced, each file whole, and a manifest says what belongs together."""
     directory = Path(directory)
@@ -131,18 +132,22 @@ def save(model, tokenizer, config, directory, prefix, dtype="float32", format="p
         replaced_files(directory, {}, manifest_name(prefix)) as workshop,
     ):
         special_ids = SpecialIds.of(tokenizer, model.config.vocab_size)
-        write(model, special_ids, config, workshop, prefix, dtype, format, tokenizer.preparation)
+        write(model, special_ids, config, workshop, prefix, dtype, format, tokenizer.preparation, compute)
         tokenizer.save(workshop)
         # Paddle's C++ writes weights, and does not say so when the disk takes a part of them only.
         inspection.check(read(workshop, prefix))
 
 
-def write(model, special_ids, config, directory, prefix, dtype="float32", format="paddle", preparation=None):
+def write(
+    model, special_ids, config, directory, prefix, dtype="float32", format="paddle", preparation=None, compute="float32"
+):
     """Write a model as a program, and its description.
 
-    model: modeling.GLMForConditionalGeneration, float32; it is used up. config: GenerationConfig; what of it a program
-    fixes stays, the rest becomes a default. dtype: of the stored weights, see static_program.write() and
-    onnx_program.write(). format: one of FILES. preparation: preparation.Preparation of the model, None for the default.
+    model: modeling.GLMForConditionalGeneration, float32 or of the dtype `compute`; it is used up. config:
+    GenerationConfig; what of it a program fixes stays, the rest becomes a default. dtype: of the stored weights, see
+    static_program.write() and onnx_program.write(). format: "paddle" or "onnx". preparation: preparation.Preparation of
+    the model, None for the default. compute: the dtype that the program computes in: float32, or with format "paddle"
+    that of the stored weights, if it is float16 or bfloat16.
     """
     from glm.export import onnx_program, static_program
 
@@ -150,14 +155,17 @@ def write(model, special_ids, config, directory, prefix, dtype="float32", format
     directory.mkdir(parents=True, exist_ok=True)
     if dtype in HALVES:
         for name, parameter in model.named_parameters():
-            check_range(name, float(parameter.min()), float(parameter.max()), dtype)
+            array = to_numpy(parameter)
+            check_range(name, float(array.min()), float(array.max()), dtype)
     format = format_here(format)
     facts = {"dtype": dtype, "positions": model.config.max_sequence_length + 1, "format": format}
     facts["vocab_size"] = model.config.vocab_size
+    if compute != "float32":
+        facts["compute"] = compute
     if preparation not in (None, DEFAULT):
         facts["preparation"] = asdict(preparation)
     if format == "onnx":
         onnx_program.write(model, directory / f"{prefix}.onnx", dtype)
     else:
-        static_program.write(model, special_ids, config, directory / prefix, dtype)
+        static_program.write(model, special_ids, config, directory / prefix, dtype, compute)
     description.save(config_path(directory, prefix), config, special_ids, **facts)

@@ -56,6 +56,11 @@ def can_run(runtime, program):
 
 def check_combination(program, runtime, device, backend):
     """Raise ProgramError where a program, a runtime, a device and a backend do not go together."""
+    if program.compute != "float32" and device == "cpu":
+        raise ProgramError(
+            f"{program.model_file}: computes in {program.compute}, which needs a GPU; give --device gpu, or export it "
+            "without --compute"
+        )
     if runtime != "onnx" and program.format == "onnx":
         raise ProgramError(f"--runtime {runtime}: {program.model_file} is an ONNX program; leave --runtime out")
     if runtime == "onnx" and program.format != "onnx":
@@ -145,6 +150,9 @@ class PaddleRunner:
             if not devices.is_built_for_gpus():
                 raise ProgramError("--device gpu: this paddle is built without CUDA; install paddlepaddle-gpu")
             config.enable_use_gpu(256, gpu())
+            if program.compute != "float32":
+                # What fuses operators was written for weights in float32, and cannot be tried here.
+                config.switch_ir_optim(False)
         else:
             config.set_cpu_math_library_num_threads(threads())
             # Its default is on where the processor has AVX.

@@ -6,9 +6,12 @@ from contextlib import contextmanager
 import paddle
 from paddle.base.framework import EagerParamBase
 
+from glm import stacks
 from glm.decoding import generation_config
 from glm.decoding.decoder import Decoder
+from glm.errors import UserError
 from glm.files.native_paths import native_path
+from glm.ops import device
 
 INPUTS = {
     "input_ids": ([-1, -1], "int64"),
@@ -28,20 +31,29 @@ INPUTS = {
 ZERO = 128
 
 
-def write(model, special_ids, config, path, dtype="float32"):
+def write(model, special_ids, config, path, dtype="float32", compute="float32"):
     """Write a model with its search loop as a program: path.pdmodel and path.pdiparams.
 
-    model: modeling.GLMForConditionalGeneration, float32. config: GenerationConfig; its structure is fixed in the
-    program, the rest becomes the defaults of the program's inputs. dtype: of the stored weights. float16 and bfloat16
-    halve the file, int8 (matrices alone) quarters it; the program computes in float32, for CPU has no kernels for them.
-    The model is used up: it holds the stored weights afterwards.
+    model: modeling.GLMForConditionalGeneration, float32 or of the dtype `compute`. config: GenerationConfig; its
+    structure is fixed in the program, the rest becomes the defaults of the program's inputs. dtype: of the stored
+    weights. float16 and bfloat16 halve the file, int8 (matrices alone) quarters it; the program computes in float32,
+    for CPU has no kernels for them. compute: float16 or bfloat16 makes a program for GPUs, which computes in it from
+    embeddings to logits. Raises UserError where this paddle cannot make it. The model is used up: it holds the stored
+    weights afterwards.
     """
+    if compute == "float16" and stacks.current().needs_kernels and not device.is_built_for_gpus():
+        raise UserError(
+            "--compute float16: paddle 3 for CPU cannot make such a program; export it where paddlepaddle-gpu is "
+            "installed, or on the reference stack (make setup STACK=reference), or give --compute bfloat16"
+        )
     # Names decide on the order of weights in the file: fresh ones, so that the same model always gives the same bytes.
     with paddle.utils.unique_name.guard("program_"):
-        decoder = Decoder(model, config, special_ids)
+        for_cpu = compute == "float32"
+        decoder = Decoder(model if for_cpu else model.to(dtype=compute), config, special_ids, for_cpu=for_cpu)
         # The decoder's head is the transposed word embeddings: the program looks words up in it and stores it alone.
-        model.glm.word_embeddings = embedding_of_columns(decoder.head)
-        if dtype != "float32":
+        if for_cpu:
+            model.glm.word_embeddings = embedding_of_columns(decoder.head)
+        if for_cpu and dtype != "float32":
             decoder = with_stored_dtype(decoder, dtype)
         decoder.eval()
         specs = {}

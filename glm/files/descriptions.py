@@ -25,7 +25,10 @@ def read_text(path, error=DescriptionError):
     """The text of a file of at most LARGEST bytes. Raises `error`."""
     try:
         with open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
+            # In pieces: a reader that is asked for much takes memory for as much at once.
+            content = bytearray()
+            while len(content) <= LARGEST and (piece := file.read(2**16)):
+                content += piece
         if len(content) > LARGEST:
             raise error(f"{path}: has more than {LARGEST} bytes; it must be a small JSON file")
         return content.decode("utf-8-sig")

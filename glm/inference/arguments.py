@@ -30,6 +30,13 @@ TOP_P = Need("top_p", lambda flags: not flags.select_topk, missing="--select_top
 SEED = Need("seed", lambda flags: not flags.select_topk, missing="--select_topk False, for nothing is drawn")
 
 
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+DTYPE_HELP = (
+    "What weights are loaded in and computed with. auto: float32 on CPU, on a GPU the dtype of the stored weights; the "
+    "others but float32 need a GPU."
+)
+
+
 @dataclass
 class PromptArguments:
     """Data to answer, shared by prediction in Python and inference in C++."""

@@ -74,8 +74,9 @@ class LoRALinear(paddle.nn.Layer):
         self.weight, self.bias, self.scaling = plain.weight, plain.bias, config.scaling
         self.lora_dropout = paddle.nn.Dropout(config.dropout)
         inputs, outputs = plain.weight.shape
-        self.lora_A = self.create_parameter([inputs, config.r])
-        self.lora_B = self.create_parameter([config.r, outputs])
+        # Not of itself: a layer's dtype is not that of its parameters.
+        self.lora_A = self.create_parameter([inputs, config.r], dtype=plain.weight.dtype)
+        self.lora_B = self.create_parameter([config.r, outputs], dtype=plain.weight.dtype)
         # As paddlenlp and the paper's code draw it: uniform, with the variance 1 / (3 * in). Of a layer divided by
         # rows, each rank takes its rows of the same draw.
         ranks = plain.ranks if isinstance(plain, RowParallelLinear) else ALONE

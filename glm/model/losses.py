@@ -6,6 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from glm.ops.dtypes import of_dtype
 from glm.parallel.ranks import ALONE
 
 # Target tokens whose logits are held at a time: 200 MB at a vocabulary of 50048.
@@ -35,7 +36,7 @@ class HeadLoss(PyLayer):
             total = total + loss
             if not wanted:
                 continue
-            of_logits = gradient_of_loss(probabilities, goal, label_smoothing, ranks)
+            of_logits = of_dtype(gradient_of_loss(probabilities, goal, label_smoothing, ranks), weight.dtype)
             if not hidden.stop_gradient:
                 of_hidden.append(of_dtype(ranks.summed(paddle.matmul(of_logits, weight)), hidden.dtype))
             if not weight.stop_gradient:
@@ -50,11 +51,6 @@ class HeadLoss(PyLayer):
             None if kept is None else kept.multiply_(of_dtype(gradient, kept.dtype))
             for kept in (ctx.of_hidden, ctx.of_weight)
         )
-
-
-def of_dtype(tensor, dtype):
-    """The tensor in a dtype; itself if it has it, where astype() would copy it."""
-    return tensor if tensor.dtype == dtype else tensor.astype(dtype)
 
 
 class Goal(NamedTuple):

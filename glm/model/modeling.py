@@ -22,6 +22,7 @@ from glm.model.layout import Layout
 from glm.model.lora import adapted
 from glm.model.losses import cross_entropy
 from glm.ops.cpu_kernels import layer_norm
+from glm.ops.dtypes import of_dtype
 from glm.parallel.ranks import ALONE
 
 # Places of dropout in a transformer layer; those of inputs are LoRA's.
@@ -72,7 +73,7 @@ class GLMForConditionalGeneration(StockGLM):
         if "lengths" in examples:
             return self.loss_of_examples(input_ids, position_ids, labels, label_smoothing, **examples)
         hidden = self.glm.transformer.embedding_dropout(self.embed(input_ids, position_ids))
-        bias = attention_bias(attention_mask, input_ids.shape[1])
+        bias = of_dtype(attention_bias(attention_mask, input_ids.shape[1]), hidden.dtype)
         for layer in self.glm.transformer.layers:
             query, key, value = self.project(layer, hidden, paddles_own)
             context = merge_heads(attend(query, key, value, layer.attention.attention_dropout, bias))
@@ -177,8 +178,8 @@ class GLMForConditionalGeneration(StockGLM):
         hidden], the embedding of the position that all target tokens carry.
         """
         stack = self.glm.transformer
-        bias = bias_of_visible(source_mask)
         hidden = self.embed_source(input_ids)
+        bias = of_dtype(bias_of_visible(source_mask), hidden.dtype)
         keys, values = [], []
         for layer in stack.layers:
             query, key, value = self.project(layer, hidden)
@@ -202,7 +203,8 @@ class GLMForConditionalGeneration(StockGLM):
         prompts: int32 tensor []. The length is a tensor too, so that an exported program leaves it open.
         """
         shape = [prompts, self.heads, paddle.zeros([], dtype="int32"), self.head_dim]
-        return [paddle.full(shape, 0.0, dtype="float32") for _ in range(2 * self.config.num_layers)]
+        dtype = self.glm.transformer.final_layernorm.weight.dtype
+        return [paddle.full(shape, 0.0, dtype=dtype) for _ in range(2 * self.config.num_layers)]
 
     def decode_step(self, tokens, number, settled, recent, target_position, lineage):
         """Read the target's token number `number` (number 0 is <|startofpiece|>) of one or more texts of each prompt.
@@ -217,7 +219,7 @@ class GLMForConditionalGeneration(StockGLM):
         stack, layers = self.glm.transformer, self.config.num_layers
         hidden = self.glm.word_embeddings(tokens) + target_position + stack.block_position_embeddings(number + 1)
         # Expanded once for all layers: adding a tensor of fewer dimensions is many times slower on CPU.
-        bias = bias_of_visible(lineage).unsqueeze(1).tile([1, self.heads, 1, 1])
+        bias = of_dtype(bias_of_visible(lineage).unsqueeze(1).tile([1, self.heads, 1, 1]), hidden.dtype)
         first = paddle.shape(settled[0])[2]
         keys, values = [], []
         for index, layer in enumerate(stack.layers):

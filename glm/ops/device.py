@@ -6,6 +6,9 @@ what users run on a GPU.
 
 import paddle
 
+from glm import stacks
+from glm.command_line import UsageError
+
 HALVES = ("float16", "bfloat16")
 
 
@@ -34,11 +37,28 @@ def is_half(tensor):
     return tensor.dtype in (paddle.float16, paddle.bfloat16)
 
 
+def dtype_of_weights(asked, stored):
+    """The dtype to compute in: what was asked for (float32, float16, bfloat16), or what suits this device for auto:
+    float32 on CPU, on a GPU the dtype that stored() gives, a function. Raises UsageError for what cannot be computed.
+    """
+    if asked == "auto":
+        dtype = stored() if takes_gpu_branches() else "float32"
+        return "float32" if dtype == "bfloat16" and not has_bfloat16() else dtype
+    if asked in HALVES and not takes_gpu_branches():
+        raise UsageError(f"--dtype {asked} needs a GPU: paddle cannot multiply such matrices on CPU; leave it out")
+    if asked == "bfloat16" and not has_bfloat16():
+        raise UsageError("--dtype bfloat16: this GPU has none; give --dtype float16 or float32")
+    return asked
+
+
+def has_bfloat16():
+    """Whether the GPU computes in bfloat16."""
+    return paddle.amp.is_bfloat16_supported()
+
+
 def has_flashmask():
-    """Whether attention can run in FlashMask's kernel: paddle 3 has it, for GPUs from Ampere on (8.0)."""
-    if not hasattr(paddle.nn.functional, "flashmask_attention"):
-        return False
-    return paddle.device.cuda.get_device_capability() >= (8, 0)
+    """Whether attention can run in FlashMask's kernel, which is for GPUs from Ampere on (8.0)."""
+    return stacks.current().has_flashmask and paddle.device.cuda.get_device_capability() >= (8, 0)
 
 
 def peak_gpu_gib():

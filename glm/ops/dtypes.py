@@ -38,6 +38,11 @@ def rounded(name, array, dtype):
         return np.ascontiguousarray(array, WEIGHT_DTYPES[str(dtype)])
 
 
+def of_dtype(tensor, dtype):
+    """A tensor in a dtype of paddle's; itself if it has it, where astype() would copy it."""
+    return tensor if tensor.dtype == dtype else tensor.astype(dtype)
+
+
 def name_of(tensor):
     """Name of the dtype of a tensor or array."""
     return str(tensor.dtype).split(".")[-1]

@@ -20,6 +20,7 @@ from glm.data.normalization import CHOICES
 from glm.errors import say_no_more
 from glm.files.lines import DEFAULT_LIMIT
 from glm.flag_names import SYNONYMS
+from glm.inference.arguments import DTYPE_HELP, DTYPES
 from glm.metrics import ALL_SCORES
 from glm.model.lora import ALL, TARGETS, LoraConfig
 from glm.ops import device
@@ -27,6 +28,7 @@ from glm.parallel.ranks import Ranks, groups_without_connections
 from glm.training.conditions import (
     DECODING_NEEDS,
     LORA_NEEDS,
+    MODEL_NEEDS,
     NEEDS,
     check_best_model_is_saved,
     check_values,
@@ -65,7 +67,10 @@ def survive_a_closed_pipe(record):
 class ModelArguments:
     """The model to start from."""
 
+    NEEDS: ClassVar = MODEL_NEEDS
+
     model_name_or_path: str = choice("THUDM/glm-large-chinese", "Directory or name of the model.")
+    dtype: str = choice("auto", DTYPE_HELP, choices=DTYPES)
 
 
 @dataclass

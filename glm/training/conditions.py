@@ -34,6 +34,13 @@ def half(flags):
     return flags.fp16 or flags.bf16
 
 
+def dtype_of_weights(flags):
+    """The dtype of the weights that are trained: with O2 that of half precision."""
+    if flags.fp16_opt_level != "O2" or not half(flags):
+        return "float32"
+    return "bfloat16" if flags.bf16 else "float16"
+
+
 def reports_to_wandb(flags):
     """Whether logs go to Weights & Biases."""
     return set(flags.report_to or ()) & {"wandb", "all"}
@@ -57,6 +64,11 @@ ADAM = "adam_beta1 adam_beta2 adam_epsilon"
 LORA = "r lora_alpha lora_dropout lora_target_modules rslora lora_plus_scale"
 SHARDING = "sharding_parallel_degree sharding_parallel_config hybrid_parallel_topo_order"
 
+MODEL_NEEDS = (
+    Need(
+        "dtype", lambda flags: not trains(flags), beside="--do_train, which goes by --fp16, --bf16 and --fp16_opt_level"
+    ),
+)
 LORA_NEEDS = (Need(LORA, lambda flags: flags.lora or flags.lora_path, missing="--lora True", neutral=(False,)),)
 DECODING_NEEDS = (BEAMS, DRAWS, TOP_P)
 NEEDS = (

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 
 from glm.ops import device
+from glm.ops.dtypes import of_dtype
 from glm.parallel.ranks import ALONE
 from glm.parallel.sharding import axis_of
 from glm.training.adafactor import Adafactor, state_shapes
@@ -127,8 +128,9 @@ def zeroed_unless(good, params_grads):
 
 
 def sum_of_squares(gradients):
-    """Of all numbers of some tensors, [1] float32."""
-    squares = [paddle._C_ops.squared_l2_norm(gradient).astype("float32").reshape([1]) for gradient in gradients]
+    """Of all numbers of some tensors, [1] float32. Not in half precision: their sum is soon more than float16 holds."""
+    whole = (of_dtype(gradient, paddle.float32) for gradient in gradients)
+    squares = [paddle._C_ops.squared_l2_norm(gradient).reshape([1]) for gradient in whole]
     return paddle.add_n(squares) if squares else paddle.zeros([1])
 
 

@@ -4,6 +4,7 @@ in safetensors, all else in JSON, so that reading a checkpoint runs nothing that
 An optimizer's state is read at any degree of tensor parallelism, whatever the degree it was written at.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ OPTIMIZER_FILE, PROGRESS_FILE, ARGUMENTS_FILE = "optimizer.safetensors", "progre
 # Where master copies of half-precision weights are kept in an optimizer's state, and their prefix in the file.
 MASTERS = "master_weights"
 SCHEDULE = "LR_Scheduler"
+# How paddle calls a master weight, behind its parameter's name.
+OF_MASTER = "_fp32_master_"
+MASTER_NAME = re.compile(rf".*{OF_MASTER}\d+")
 
 
 def optimizer_file(ranks):
@@ -72,7 +76,17 @@ def read_optimizer_state(directory, names_at, parameters, ranks):
     masters = {name: tensors.pop(name) for name in list(tensors) if name.startswith(f"{MASTERS}/")}
     if masters:
         tensors[MASTERS] = {name.removeprefix(f"{MASTERS}/"): tensor for name, tensor in masters.items()}
+        name_masters(tensors[MASTERS], tensors)
     return tensors
+
+
+def name_masters(masters, kept):
+    """Give master weights, {name of the parameter: tensor}, the names that paddle had for them: it keeps moments under
+    those, the keys of `kept`, and finds them so again."""
+    names = {key.partition(OF_MASTER)[0]: MASTER_NAME.match(key) for key in kept if OF_MASTER in key}
+    for name, tensor in masters.items():
+        if names.get(name):
+            tensor.name = names[name][0]
 
 
 def arrays_at_another_degree(files, stored_names, parameters, ranks):

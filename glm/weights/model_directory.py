@@ -7,9 +7,10 @@ from pathlib import Path
 
 from glm.data import preparation
 from glm.data.tokenization import Tokenizer
-from glm.errors import UserError, one_line
+from glm.errors import UserError, note, one_line
 from glm.files import manifest
 from glm.files.archives import is_offline
+from glm.ops import device
 from glm.ops.dtypes import name_of, to_numpy
 from glm.parallel.sharding import check_degree, to_file, whole_shape
 from glm.weights import builtin_model, published
@@ -144,6 +145,15 @@ def stored_dtype(directory):
     """The dtype that most of a model directory's weights have. Raises ModelError."""
     weights = read_weights(directory)
     return prevailing(weights.dtypes, weights.shapes)
+
+
+def dtype_to_compute_in(asked, directory):
+    """The dtype in which to load a model directory's weights, for --dtype `asked`; other than float32, it is told on
+    stderr. Raises ModelError, and UsageError for what this device cannot compute in."""
+    dtype = device.dtype_of_weights(asked, lambda: stored_dtype(directory))
+    if dtype != "float32":
+        note(f"computing in {dtype}")
+    return dtype
 
 
 def load_weights(model, directory):

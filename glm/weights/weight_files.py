@@ -12,6 +12,8 @@ from glm.ops.dtypes import BFLOAT16, WEIGHT_DTYPES
 from glm.parallel.sharding import ROWS, axis_of
 from glm.weights.pickled_arrays import ArrayUnpickler, StoredArray, StoredDtype
 
+# Rows of a matrix that are hashed at a time.
+HASHED = 256
 SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -44,9 +46,11 @@ def fingerprinted(weights, fingerprint):
 
     def take(name):
         array = weights.take(name)
-        values = np.ascontiguousarray(array, dtype=np.float32)
-        digest = hashlib.sha256(memoryview(values).cast("B")).hexdigest()
-        fingerprint[name] = {"shape": list(array.shape), "sha256": digest}
+        digest, rows = hashlib.sha256(), np.atleast_2d(array)
+        # Not the whole array: it may be of half the bytes, and the largest thing in memory.
+        for start in range(0, len(rows), HASHED):
+            digest.update(memoryview(np.ascontiguousarray(rows[start : start + HASHED], dtype=np.float32)).cast("B"))
+        fingerprint[name] = {"shape": list(array.shape), "sha256": digest.hexdigest()}
         return array
 
     return replace(weights, take=take, parts=())

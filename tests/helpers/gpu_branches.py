@@ -12,8 +12,9 @@ from glm.ops import device
 def take(monkeypatch, flashmask=False):
     """Have the code take the branches of a GPU while a test lasts. flashmask: of one that has FlashMask's kernel."""
     monkeypatch.setattr(device, "takes_gpu_branches", lambda: True)
+    monkeypatch.setattr(device, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(device, "has_flashmask", lambda: flashmask)
     if flashmask:
-        monkeypatch.setattr(device, "has_flashmask", lambda: True)
         monkeypatch.setattr(F, "flashmask_attention", flashmask_attention, raising=False)
 
 
@@ -24,7 +25,7 @@ def flashmask_attention(query, key, value, startend_row_indices, *, dropout, cau
     assert not causal
     assert startend_row_indices.dtype == paddle.int32
     assert training == (dropout > 0)
-    tokens = query.shape[1]
+    tokens, dtype = query.shape[1], query.dtype
     rows, columns = paddle.arange(tokens).unsqueeze(1), paddle.arange(tokens).unsqueeze(0)
     first, last = startend_row_indices[0, 0].astype("int64").unbind(1)
     hidden = ((rows > columns) & (rows >= first)) | ((rows < columns) & (rows < last))
@@ -32,4 +33,4 @@ def flashmask_attention(query, key, value, startend_row_indices, *, dropout, cau
     scores = paddle.matmul(query, key, transpose_y=True) / math.sqrt(query.shape[-1])
     scores = scores + hidden.astype("float32") * -1e30
     context = paddle.matmul(F.dropout(F.softmax(scores), dropout, training=training), value)
-    return context.transpose([1, 0, 2]).unsqueeze(0)
+    return context.transpose([1, 0, 2]).unsqueeze(0).astype(dtype)

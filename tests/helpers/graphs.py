@@ -75,3 +75,55 @@ def changed(described, in_pir):
             paddle.disable_static()
 
     return {"paddle": of_program, "pir": of_pir}[FORMAT]
+
+
+def operators(model_file):
+    """[(kind, dtypes that it reads, dtypes that it gives)] of all operators of a program, dtypes as tuples of names;
+    those that hold other operators are left out, and so is what a program is fed and gives."""
+    content = model_file.read_bytes()
+    if model_file.suffix == ".json":
+        return list(of_pir(json.loads(content)["program"], {}))
+    return list(of_description(paddle.base.core.ProgramDesc(content)))
+
+
+# Names of dtypes in PIR → those of paddle.
+PIR_NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i32": "int32", "i64": "int64"}
+
+
+def of_pir(owner, known):
+    """operators(), of a program or an operator in PIR. known: {number of a value: its dtype}."""
+
+    def dtype(kind):
+        return PIR_NAMES.get(kind["D"][0]["#"].removeprefix("0.t_"), "other") if kind["#"] == "0.t_dtensor" else "other"
+
+    for region in owner.get("regions", []):
+        for block in region["blocks"]:
+            known.update({value["#"]: dtype(value["TT"]) for value in block["args"]})
+            for operator in block["ops"]:
+                results = operator["O"] if isinstance(operator["O"], list) else [operator["O"]]
+                known.update({value["%"]: dtype(value["TT"]) for value in results})
+                yield from of_pir(operator, known)
+                kind = operator["#"].partition(".")[2]
+                if "regions" not in operator and kind not in ("", "fetch", "data", "yield"):
+                    yield (
+                        kind,
+                        tuple(known[value["%"]] for value in operator.get("I", [])),
+                        tuple(known[value["%"]] for value in results),
+                    )
+
+
+def of_description(program):
+    """operators(), of a core.ProgramDesc."""
+
+    def dtype(block, name):
+        variable = block.find_var(name.encode())
+        if variable is None:
+            return dtype(program.block(block.parent), name)
+        return str(variable.dtype()).rpartition(".")[2]
+
+    for number in range(program.num_blocks()):
+        block = program.block(number)
+        for operator in (block.op(place) for place in range(block.op_size())):
+            if operator.type() not in ("feed", "fetch", "while", "conditional_block", "select_input"):
+                names = operator.input_arg_names(), operator.output_arg_names()
+                yield operator.type(), *(tuple(dtype(block, name) for name in side) for side in names)

@@ -133,6 +133,7 @@ BREAKING = {
     "--export_peft, which predicts nothing": ["--lora_path", "x", "--export_peft", "y"],
     "--merge_tensor_parallel_path, which predicts nothing": ["--merge_tensor_parallel_path", "y"],
     "--num_beams 2 or more": ["--num_beams", "1"],
+    "--do_train, which goes by --fp16, --bf16 and --fp16_opt_level": ["--do_train"],
 }
 OTHERWISE = {script: ["--output_dir", "x", "--do_train"] if script.startswith("finetune") else [] for script in CLASSES}
 VALUES = {"evaluation_strategy": "steps", "batch_size": "3", "num_beams": "3", "num_train_epochs": "2"}
