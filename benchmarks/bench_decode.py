@@ -38,7 +38,8 @@ from safetensors.numpy import load_file, save_file
 from glm.decoding import generation_config
 from glm.decoding.generation_config import GenerationConfig, SpecialIds
 from glm.export import program, runners
-from glm.weights import model_directory, stored_weights
+from glm.weights import model_directory
+from glm.weights.weight_sources import SAFETENSORS
 
 SMALL = {"num_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 50048, "attention_scale": 8.0}
 LARGE = {"num_layers": 24, "hidden_size": 1024, "num_attention_heads": 16, "vocab_size": 50048}
@@ -98,7 +99,7 @@ def save_model(directory, shape):
     for name, parameter in model_directory.empty_model(config).named_parameters():
         centre = float("layernorm.weight" in name)
         weights[name] = centre + np.float32(0.02) * rng.standard_normal(parameter.shape, dtype="float32")
-    save_file(weights, Path(directory) / stored_weights.SAFETENSORS)
+    save_file(weights, Path(directory) / SAFETENSORS)
 
 
 def prepare(directory, shape=SMALL):
@@ -117,7 +118,7 @@ def stock_model(config, directory):
     from paddlenlp.transformers import GLMForConditionalGeneration
 
     model = GLMForConditionalGeneration(config)
-    missing, unexpected = model.set_state_dict(load_file(Path(directory) / stored_weights.SAFETENSORS))
+    missing, unexpected = model.set_state_dict(load_file(Path(directory) / SAFETENSORS))
     assert not missing + unexpected
     return model
 

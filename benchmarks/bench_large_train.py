@@ -23,7 +23,8 @@ from measuring import Figure, Worker, machine, parser, prepared_directory, repor
 
 from glm.model.lora import LoraConfig, add_lora, lora_parameters
 from glm.training import memory
-from glm.weights import model_directory, stored_weights
+from glm.weights import model_directory
+from glm.weights.weight_sources import SAFETENSORS
 
 STEPS = 6
 BATCHES = {"typical": [lengths(number)[:2] for number in range(STEPS)], "longest": [[(608, 160)] * 2] * STEPS}
@@ -120,7 +121,7 @@ def main():
     results = {}
     with prepared_directory(__file__) as directory:
         config = model_directory.load_config(directory)
-        parameters = Path(directory, stored_weights.SAFETENSORS).stat().st_size // 4
+        parameters = Path(directory, SAFETENSORS).stat().st_size // 4
         for batch, sides in GROUPS:
             times = measured(batch, sides, directory)
             for side, (taken, peak) in times.items():
