@@ -29,7 +29,7 @@ KEY := $(shell { "$(INTERPRETER)" $(WHICH); cat $(REQUIREMENTS) $(ALONE) require
 STAMP = $(VENV)/.installed-$(KEY)
 
 JOBS ?= 2
-BENCHMARKS = train decode stacks large large_train load bfloat16 parallel merge serve precision jobs file
+BENCHMARKS = train decode large large_train load bfloat16 parallel merge serve precision jobs file
 
 .DEFAULT_GOAL := help
 # Where the environment lost its interpreter, its stamp says nothing.
@@ -77,7 +77,6 @@ lint: setup  ## check style and formatting
 	$(RUN) -m ruff format --check
 
 bench: setup  ## measure everything in BENCHMARKS.md anew, an hour on an idle machine
-	$(MAKE) setup PYTHON=python3.12 STACK=paddle3 VENV=.venv-paddle3
 	for part in $(BENCHMARKS); do $(RUN) benchmarks/bench_$$part.py --write || exit 1; done
 
 clean:  ## remove .venv and the caches; checkpoints stay

@@ -108,8 +108,8 @@ def stock_side(directory, length):
         widths = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
         return np.pad(array, widths, constant_values=value)
 
-    def step(examples, number):
-        arrays = examples.collate_padded(examples, EOS, SOP)
+    def step(batch, number):
+        arrays = examples.collate_padded(batch, EOS, SOP)
         width = length or arrays["input_ids"].shape[1]
         mask = examples.attention_mask(arrays["source_length"], width).astype("int64")
         labels = padded(arrays["labels"], width, examples.IGNORED_LABEL)
@@ -147,8 +147,8 @@ def our_side(directory, recompute=False, lora=None):
     optimizer = optimizer_of(model, GlobalNormClip(1.0))
     model.glm.transformer.enable_recompute = recompute
 
-    def step(examples, number):
-        tensors = {name: paddle.to_tensor(array) for name, array in examples.collate(examples, SOP).items()}
+    def step(batch, number):
+        tensors = {name: paddle.to_tensor(array) for name, array in examples.collate(batch, SOP).items()}
         with without_views():
             model(**tensors, divisor=float(len(tensors["labels"])), noise=Noise(1, number)).backward()
         optimizer.step()
