@@ -96,7 +96,9 @@ def check(program):
 
 
 def check_operators(file, found, known):
-    """Raise ProgramError if among the operators of a graph there are others than the known ones, a text of names."""
+    """Raise ProgramError if a graph has no operators, or others than the known ones, a text of names."""
+    if not found:
+        raise ProgramError(f"{file}: has no operators; export it again")
     if strange := sorted(set(found) - set(known.split())):
         raise ProgramError(
             f"{file}: has the operator {strange[0]!r:.60}, which no export of these scripts has; it is not run: "
@@ -108,8 +110,6 @@ def check_paddle(program):
     """check(), of a program of Paddle's."""
     graph = MESSAGES["Program"].FromString(program.model_file.read_bytes())
     operators = [operator.type for block in graph.blocks for operator in block.ops]
-    if not operators:
-        raise ProgramError(f"{program.model_file}: has no operators; export it again")
     check_operators(program.model_file, operators, PADDLE_OPERATORS)
     stored = {}
     for variable in (variable for block in graph.blocks for variable in block.vars):
@@ -129,8 +129,6 @@ def check_pir(program):
         if operator["#"] == PIR_PARAMETER:
             (*_, name), (kind, shape, *_) = operator["A"], operator["O"]["TT"]["D"]
             stored[name] = PIR_DTYPES.get(kind["#"]), shape
-    if not operators:
-        raise ProgramError(f"{program.model_file}: has no operators; export it again")
     check_operators(program.model_file, operators, PIR_OPERATORS)
     check_weights(program, stored)
 
@@ -186,8 +184,6 @@ def check_onnx(program):
         raise ProgramError(f"{program.model_file}: has more than a graph; export it again")
     nodes = model.graph.node
     check_operators(program.model_file, [f"{node.domain}:{node.op_type}" for node in nodes], ONNX_OPERATORS)
-    if not nodes:
-        raise ProgramError(f"{program.model_file}: has no operators; export it again")
     attributes = [attribute for node in nodes for attribute in node.attribute]
     if any(attribute.HasField("g") or attribute.graphs or attribute.HasField("t") for attribute in attributes):
         raise ProgramError(

@@ -16,12 +16,10 @@ from glm.export.description import ProgramError
 from glm.files import locks, manifest
 from glm.files.atomic import replaced_files
 from glm.files.guarded import product
-from glm.ops.dtypes import check_range, to_numpy
+from glm.ops.dtypes import HALVES, check_range, to_numpy
 
 # Suffixes of a program's files, by format: the graph and its weights.
 FILES = {"paddle": (".pdmodel", ".pdiparams"), "pir": (".json", ".pdiparams"), "onnx": (".onnx", ".onnx.data")}
-# dtypes that halve a file of weights.
-HALVES = ("float16", "bfloat16")
 # Whoever writes programs into a directory holds this; tokenizer files are of all programs there.
 LOCK = ".export.lock"
 

@@ -21,10 +21,9 @@ DOUBLES_WEIGHTS = "fc_fuse_pass"
 # In the environment of a launched process: the numbers of its GPUs.
 SELECTED_GPUS = "FLAGS_selected_gpus"
 
-# How many GB of what is not needed any more a running program keeps, by format. A program's memory is freed at its end
-# (-1), for freeing it after every operator takes longer than most of them; one of PIR whose memory is kept gives wrong
-# texts, without an error.
-EAGER_DELETION, KEPT_MEMORY = "FLAGS_eager_delete_tensor_gb", {"paddle": -1.0, "pir": 0.0}
+# How many GB of what is not needed any more a running program keeps. glm.runtime has it keep all; but a program of PIR
+# that keeps any gives wrong texts, without an error.
+EAGER_DELETION = "FLAGS_eager_delete_tensor_gb"
 
 
 def open_program(program, runtime="auto", device="cpu", backend="paddle"):
@@ -136,7 +135,8 @@ class PaddleRunner:
         from paddle import inference
 
         with native_path(program.model_file) as model, native_path(program.params_file) as params:
-            paddle.set_flags({EAGER_DELETION: KEPT_MEMORY[program.format]})
+            kept = 0.0 if program.format == "pir" else float(os.environ[EAGER_DELETION])
+            paddle.set_flags({EAGER_DELETION: kept})
             config = self.config(inference.Config(str(model), str(params)), program, device, backend)
             self.predictor = inference.create_predictor(config)
         self.name = f"Paddle Inference {paddle.__version__}"

@@ -30,6 +30,9 @@ TOP_P = Need("top_p", lambda flags: not flags.select_topk, missing="--select_top
 SEED = Need("seed", lambda flags: not flags.select_topk, missing="--select_topk False, for nothing is drawn")
 
 
+COLUMNS_HELP = (
+    "Fields that are called otherwise in the data, as in context=passage,question=q; target is what is to be written."
+)
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 DTYPE_HELP = (
     "What weights are loaded in and computed with. auto: float32 on CPU, on a GPU the dtype of the stored weights; the "
@@ -65,11 +68,7 @@ class PromptArguments:
         "What prompts are made of: qg, instruction or text. Default: what the first record's fields fit, else qg.",
         choices=("qg", "instruction", "text"),
     )
-    columns: list[str] = choice(
-        None,
-        "Fields that are called otherwise in the data, as in context=passage,question=q; target is what is to be "
-        "written.",
-    )
+    columns: list[str] = choice(None, COLUMNS_HELP)
     prompt: str = choice(
         None,
         "Template of one's own, with the records' columns in braces, such as {question}. builtin: the built-in one, "

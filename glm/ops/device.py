@@ -8,8 +8,7 @@ import paddle
 
 from glm import stacks
 from glm.command_line import UsageError
-
-HALVES = ("float16", "bfloat16")
+from glm.ops.dtypes import HALVES
 
 
 def is_built_for_gpus():

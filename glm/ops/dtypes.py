@@ -10,6 +10,8 @@ from glm.errors import UserError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 WEIGHT_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": BFLOAT16}
+# Those that halve a file of weights.
+HALVES = ("float16", "bfloat16")
 
 
 class RangeError(UserError):

@@ -20,7 +20,7 @@ from glm.data.normalization import CHOICES
 from glm.errors import say_no_more
 from glm.files.lines import DEFAULT_LIMIT
 from glm.flag_names import SYNONYMS
-from glm.inference.arguments import DTYPE_HELP, DTYPES
+from glm.inference.arguments import COLUMNS_HELP, DTYPE_HELP, DTYPES
 from glm.metrics import ALL_SCORES
 from glm.model.lora import ALL, TARGETS, LoraConfig
 from glm.ops import device
@@ -84,11 +84,7 @@ class DataArguments:
         "dureader_qg, demo_qg, a file (JSON Lines, a JSON array, SQuAD's layout, CSV, TSV, Parquet, Excel), or a "
         "directory with train.json and dev.json, or such files of another format.",
     )
-    columns: list[str] = choice(
-        None,
-        "Fields that are called otherwise in the data, as in context=passage,question=q; target is what is to be "
-        "written.",
-    )
+    columns: list[str] = choice(None, COLUMNS_HELP)
     prompt: str = choice(
         None,
         "Template of one's own, with the records' columns in braces, such as {question}; remembered with the model. "
