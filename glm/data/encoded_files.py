@@ -46,7 +46,7 @@ class StoredRows:
         """path: where the file is now."""
         with open(Path(directory) / REPORT_FILE, encoding="utf8") as file:
             content = json.load(file)
-        self.report = ReadReport(**{**content, "path": str(path), "skipped": Counter(content["skipped"])})
+        self.report = ReadReport(**{**content, "skipped": Counter(content["skipped"])}).moved(str(path))
         numbers = np.load(Path(directory) / LENGTHS_FILE)
         self.lengths, self.lines = numbers[:, :4].astype(np.int64), numbers[:, 4]
         self.starts = np.concatenate([[0], np.cumsum(np.maximum(self.lengths[:, :2], 0).sum(axis=1))])

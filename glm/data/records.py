@@ -8,7 +8,7 @@ line, so that a set larger than memory can be streamed with iter_records. Standa
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -89,6 +89,15 @@ class ReadReport:
             f"{self.path}: {self.unknown_sources} of {count} sources and {self.unknown_targets} of their targets have "
             f"characters that the vocabulary does not know, all the same to the model, e.g. {printable(shown)}"
         )
+
+    def moved(self, path: str) -> "ReadReport":
+        """The same of the file where it is now; complaints may be of one that belongs to it and ends otherwise."""
+        before, now = (str(Path(place).with_suffix("")) for place in (self.path, path))
+        first = {
+            reason: now + told.removeprefix(before) if told.startswith(before) else told
+            for reason, told in self.first.items()
+        }
+        return replace(self, path=path, first=first)
 
     def skip(self, error: DataError) -> None:
         """Count a bad record under its reason."""

@@ -141,3 +141,29 @@ def test_what_was_skipped_in_reading_is_counted_with_what_could_not_be_encoded(t
     _, report = encoded_files.encode_texts(selection, tokenizer, *LENGTHS, progress=False)
     assert isinstance(report, ReadReport)
     assert (report.read, report.blank, report.skipped.total()) == (4, 1, 2)
+
+
+@pytest.mark.parametrize("kind", ["json", "pair"])
+def test_what_was_skipped_is_told_of_the_file_where_it_is_now(tokenizer, tmp_path, kind):
+    """What is in the cache was read elsewhere."""
+
+    def written(folder):
+        folder.mkdir()
+        if kind == "json":
+            (folder / "data.json").write_text('{"context": "湖", "answer": "", "question": "山"}\n', encoding="utf8")
+            with open(folder / "data.json", "a", encoding="utf8") as file:
+                file.write(json.dumps({"context": TEXTS[0], "answer": TEXTS[1], "question": TEXTS[2]}))
+            return Selection(folder / "data.json", "qg", on_bad_data="skip")
+        (folder / "data.source").write_text(f"{TEXTS[0]}\n{TEXTS[1]}\n", encoding="utf8")
+        (folder / "data.target").write_text(f"\n{TEXTS[2]}\n", encoding="utf8")
+        return Selection(folder / "data.source", "qg", on_bad_data="skip")
+
+    told = []
+    for folder in (tmp_path / "before", tmp_path / "now"):
+        rows = encoded_files.encode_file(
+            written(folder), tokenizer, *LENGTHS, cache_dir=tmp_path / "cache", progress=False
+        )
+        told.append(rows.report.summary())
+    assert "1 bad records skipped" in told[0]
+    assert str(tmp_path / "before") in told[0]
+    assert told[1] == told[0].replace(str(tmp_path / "before"), str(tmp_path / "now"))
