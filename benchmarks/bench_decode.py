@@ -38,6 +38,7 @@ from safetensors.numpy import load_file, save_file
 from glm.decoding import generation_config
 from glm.decoding.generation_config import GenerationConfig, SpecialIds
 from glm.export import program, runners
+from glm.files.atomic import replaced_files
 from glm.weights import model_directory
 from glm.weights.weight_sources import SAFETENSORS
 
@@ -107,10 +108,11 @@ def prepare(directory, shape=SMALL):
     save_model(directory, shape)
     for beams in (1, BEAMS):
         config = decoding(beams, NEW)
-        for prefix, (kind, dtype) in EXPORTS.items():
-            program.write(
-                model_directory.load_model(directory), SPECIAL, config, directory, f"{prefix}{beams}", dtype, kind
-            )
+        for start, (kind, dtype) in EXPORTS.items():
+            prefix = f"{start}{beams}"
+            with replaced_files(directory, {}, program.manifest_name(prefix)) as workshop:
+                model = model_directory.load_model(directory)
+                program.write(model, SPECIAL, config, workshop, prefix, dtype, kind)
 
 
 def stock_model(config, directory):

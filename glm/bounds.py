@@ -41,7 +41,7 @@ COUNT, NUMBER_OR_NONE = Bounds(1, MANY), Bounds(-1, MANY)
 LENGTH, BATCH, DEGREE = Bounds(1, 2**20), Bounds(1, 2**20), Bounds(-1, 2**16)
 SHARE = Bounds(0, 1)
 SECONDS = Bounds(0, 86_400, above=True)
-# Flag → Bounds.
+# Flag → Bounds; what nothing acts on takes its default alone, and needs none.
 NUMBERS = {
     # Data and decoding.
     "src_length": LENGTH,
@@ -70,7 +70,6 @@ NUMBERS = {
     "per_device_train_batch_size": BATCH,
     "per_device_eval_batch_size": BATCH,
     "gradient_accumulation_steps": BATCH,
-    "eval_accumulation_steps": COUNT,
     "num_train_epochs": Bounds(0, 10**6, above=True),
     "max_steps": NUMBER_OR_NONE,
     "learning_rate": Bounds(0, 10),
@@ -95,11 +94,7 @@ NUMBERS = {
     "eval_steps": COUNT,
     "save_total_limit": Bounds(0, MANY),
     "minimum_eval_times": COUNT,
-    "max_evaluate_steps": NUMBER_OR_NONE,
     "dataloader_num_workers": Bounds(0, 1024),
-    "past_index": NUMBER_OR_NONE,
-    "local_rank": DEGREE,
-    "sharding_degree": DEGREE,
     "sharding_parallel_degree": DEGREE,
     "tensor_parallel_degree": DEGREE,
     "pipeline_parallel_degree": DEGREE,

@@ -27,6 +27,8 @@ INPUTS = {
 }
 
 
+# What paddle warns of while it makes a program.
+NO_NEWS = "The Attr.force_cpu. of Op.fill_constant.|In dy2static mode|Tensor do not have 'place' interface"
 # What stands for 0 in matrices of 8 bits.
 ZERO = 128
 
@@ -64,8 +66,8 @@ def write(model, special_ids, config, path, dtype="float32", compute="float32"):
             specs["noise"].shape = (-1, generation_config.draws(config), -1)
         static = paddle.jit.to_static(decoder, input_spec=[specs], full_graph=True)
         with warnings.catch_warnings():
-            # Of attributes that paddle sets itself, and of texts that grow, as they should.
-            warnings.filterwarnings("ignore", "The Attr.force_cpu. of Op.fill_constant.|In dy2static mode", UserWarning)
+            # Of attributes that paddle sets itself or looks for, and of texts that grow, as they should.
+            warnings.filterwarnings("ignore", NO_NEWS, UserWarning)
             with native_path(path) as name:
                 paddle.jit.save(static, str(name))
 
