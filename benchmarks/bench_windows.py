@@ -1,7 +1,7 @@
 """A file of any size: prediction of 10,000,000 prompts beside 10,000, with a decoder that gives one text for all; and
 the demo's questions shared out among processes, with a real one.
 
-    python benchmarks/bench_file.py --write
+    python benchmarks/bench_windows.py --write
 
 A process of its own for each, without paddle. extra_mib: the peak memory with many prompts less that with few.
 us_a_prompt: microseconds for reading and encoding twice, keeping and writing. For the second part, whole commands are
