@@ -1,8 +1,8 @@
-"""GLM over paddlenlp's layers and weight names, with a forward pass of our own.
+"""GLM's forward pass, in training and in decoding.
 
-The parameters, their names and the configuration are paddlenlp's, so a stock checkpoint loads and saves unchanged. What
-differs from the stock forward pass: attention is described by the source's length instead of a stored square; the loss
-reads the head at target positions only; decoding keeps keys and values instead of hidden states.
+Parameters and configuration have the names that paddlenlp's GLM gives them, so a stock checkpoint loads and saves
+unchanged. What differs from the stock forward pass: attention is described by the source's length instead of a stored
+square; the loss reads the head at target positions only; decoding keeps keys and values instead of hidden states.
 
 GLM (Du et al. 2022, https://arxiv.org/abs/2103.10360) reads a source bidirectionally and continues it causally. Every
 token has two positions: its place in the source (target tokens carry the place of the mask token they fill in), and its
@@ -14,10 +14,10 @@ import math
 import paddle
 import paddle.nn.functional as F
 from paddle.distributed.fleet.utils import recompute
-from paddlenlp.transformers import GLMForConditionalGeneration as StockGLM
 
 from glm.model.attention import attend, best_attention, bias_of_visible, only_targets
 from glm.model.dropout import dropout_at, unchanged
+from glm.model.layers import GLM
 from glm.model.layout import Layout
 from glm.model.lora import adapted
 from glm.model.losses import cross_entropy
@@ -41,13 +41,19 @@ def paddles_own(dropout, place):
     return dropout
 
 
-class GLMForConditionalGeneration(StockGLM):
+class GLMForConditionalGeneration(paddle.nn.Layer):
     """GLM with a language-modelling head tied to the word embeddings.
 
-    ranks: ranks.Ranks among which its weights are divided, see layers.divide().
+    config: GLMConfig, paddlenlp's or ours. ranks: ranks.Ranks among which its weights are divided, see
+    parallel.layers.divide().
     """
 
     ranks = ALONE
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.glm = GLM(config)
 
     @property
     def heads(self):

@@ -1,7 +1,6 @@
 """Model directories: where they are, reading them whole and checked, writing them, a rank's shard at a time."""
 
-import json
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from glm.data.tokenization import Tokenizer
 from glm.errors import UserError, note, one_line
 from glm.files import manifest
 from glm.files.archives import is_offline
+from glm.model.configuration import GLMConfig
 from glm.ops import device
 from glm.ops.dtypes import name_of, to_numpy
 from glm.parallel.sharding import check_degree, to_file, whole_shape
@@ -55,14 +55,11 @@ def preview(name_or_path):
     directory = published.find(name)[0] if is_published else resolve(name)
     if directory is not None:
         return load_config(directory), load_tokenizer(directory)
-    from paddlenlp.transformers import GLMConfig
-    from paddlenlp.utils.env import MODEL_HOME
-
     try:
         tokenizer = None if is_offline() else Tokenizer(published.download(name, weights=False))
     except ModelError:
         tokenizer = None
-    return GLMConfig.from_pretrained(name, cache_dir=MODEL_HOME), tokenizer
+    return published.shape(name), tokenizer
 
 
 def load_tokenizer(name_or_path):
@@ -109,13 +106,12 @@ def empty_model(config, ranks=None):
     ranks: ranks.Ranks to divide it among. Raises ShardError if they cannot.
     """
     import paddle
-    from paddlenlp.transformers.model_utils import dtype_guard, no_init_weights
 
     from glm.model.modeling import GLMForConditionalGeneration
     from glm.parallel.layers import divide
 
     # An optimizer's state is stored under the parameters' names, which count up over the life of a process.
-    with paddle.utils.unique_name.guard(), paddle.LazyGuard(), no_init_weights(), dtype_guard(config.dtype):
+    with paddle.utils.unique_name.guard(), paddle.LazyGuard(), default_dtype(config.dtype):
         model = GLMForConditionalGeneration(config)
         if ranks is not None and ranks.size > 1:
             check_degree(ranks.size, config.num_attention_heads, config.hidden_size, config.vocab_size)
@@ -123,17 +119,28 @@ def empty_model(config, ranks=None):
     return model
 
 
+@contextmanager
+def default_dtype(name):
+    """Context in which parameters are made of a dtype."""
+    import paddle
+
+    before = paddle.get_default_dtype()
+    paddle.set_default_dtype(name)
+    try:
+        yield
+    finally:
+        paddle.set_default_dtype(before)
+
+
 def load_config(directory):
     """GLMConfig of a model directory. Raises ModelError if there is none or it is another model's."""
-    from paddlenlp.transformers import GLMConfig
-
     path = Path(directory) / CONFIG_FILE
     if not path.is_file():
         check_is_model(directory)
         raise ModelError(f"{directory}: no {CONFIG_FILE} there; it is no model directory")
     content = read_model_config(directory)
     known = {name: value for name, value in content.items() if name in MODEL_KEYS}
-    return GLMConfig(**known, output_predict=True, tensor_parallel_degree=1, tensor_parallel_rank=0)
+    return GLMConfig(**known)
 
 
 def stored_dtypes(directory):
@@ -238,8 +245,7 @@ def stored_as(tensors):
 
 def write_description(config, tokenizer, directory, dtype, degree=1):
     """Write what a model directory has besides weights."""
-    config.architectures = ["GLMForConditionalGeneration"]
-    content = {**json.loads(config.to_json_string()), "dtype": dtype, "tensor_parallel_degree": degree}
+    content = {**config.as_dict(), "dtype": dtype, "tensor_parallel_degree": degree}
     write_json(content, Path(directory) / CONFIG_FILE)
     tokenizer.save(directory)
     preparation.write_unless_default(tokenizer.preparation, directory)

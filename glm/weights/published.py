@@ -18,6 +18,8 @@ from pathlib import Path
 from glm.data import tokenization
 from glm.errors import note, printable
 from glm.files.archives import is_offline
+from glm.model.configuration import GLMConfig
+from glm.weights.schemas import MODEL_KEYS
 from glm.weights.stored_weights import CONFIG_FILE, read_model_config, shard_files
 from glm.weights.weight_sources import INDEX, PYTORCH, SAFETENSORS, ModelError, find_weights
 
@@ -96,9 +98,12 @@ def hugging_face_snapshot(organization, model):
 
 def paddlenlp_directory(name):
     """Where PaddleNLP keeps a model."""
-    from paddlenlp.utils import env
+    return paddlenlp_models() / name
 
-    return Path(env.MODEL_HOME) / name
+
+def paddlenlp_models():
+    """Where PaddleNLP keeps all models; importing it to ask takes seconds."""
+    return from_home("PPNLP_HOME", "~/.paddlenlp") / "models"
 
 
 def check_is_whole(directory):
@@ -134,11 +139,10 @@ def from_paddlenlp(name, weights):
     """Fetch a model by paddlenlp, into its cache."""
     from paddlenlp.transformers import GLMChineseTokenizer, GLMForConditionalGeneration
     from paddlenlp.utils.download import resolve_file_path
-    from paddlenlp.utils.env import MODEL_HOME
 
     for published in (GLMChineseTokenizer, *([GLMForConditionalGeneration] if weights else [])):
         for urls in published.pretrained_resource_files_map.values():
-            resolve_file_path(name, [urls[name]], cache_dir=MODEL_HOME)
+            resolve_file_path(name, [urls[name]], cache_dir=str(paddlenlp_models()))
     return complete_paddlenlp(name)
 
 
@@ -152,6 +156,14 @@ def complete_paddlenlp(name):
         (directory / CONFIG_FILE).write_text(GLMConfig.from_pretrained(name).to_json_string(), encoding="utf8")
     tokenization.complete(directory)
     return directory
+
+
+def shape(name):
+    """The GLMConfig of a published model."""
+    from paddlenlp.transformers import GLMConfig as Stock
+
+    content = Stock.pretrained_init_configuration[name]
+    return GLMConfig(**{key: value for key, value in content.items() if key in MODEL_KEYS})
 
 
 def commands(name):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import paddle
-from paddlenlp.transformers import GLMConfig
-from paddlenlp.transformers import GLMForConditionalGeneration as StockGLM
+import paddlenlp.transformers
 
 from glm.data import examples, templates
 from glm.decoding.generation_config import SpecialIds
+from glm.model.configuration import GLMConfig
 from glm.model.modeling import GLMForConditionalGeneration
 
 VOCAB = 160
@@ -53,9 +53,14 @@ def make_model(seed=1, **changes):
     return model
 
 
+def stock_config(config):
+    """paddlenlp's own GLMConfig of ours."""
+    return paddlenlp.transformers.GLMConfig(**vars(config), output_predict=True)
+
+
 def stock_twin(model):
     """paddlenlp's own model with the same weights."""
-    stock = StockGLM(model.config)
+    stock = paddlenlp.transformers.GLMForConditionalGeneration(stock_config(model.config))
     missing, unexpected = stock.set_state_dict({name: value.numpy() for name, value in model.state_dict().items()})
     assert not missing
     assert not unexpected

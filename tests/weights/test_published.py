@@ -19,18 +19,15 @@ from tests.helpers import ROOT
 NAME = "THUDM/glm-large-chinese"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "MODELSCOPE_CACHE")
-VARIABLES += ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
+VARIABLES += ("PPNLP_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A home without caches."""
-    from paddlenlp.utils import env
-
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(env, "MODEL_HOME", str(tmp_path / "home" / ".paddlenlp" / "models"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
 
