@@ -71,8 +71,7 @@ def loader(arguments, config, directory, tokenizer):
     from glm.decoding.generation_config import SpecialIds, check_positions
     from glm.weights import adapters, model_directory
 
-    # Reading the configuration imports the last of paddlenlp, which sets how signals are handled; the server does after
-    # it. And a model that cannot serve these lengths is no use loading.
+    # A model that cannot serve these lengths is no use loading.
     positions = model_directory.load_config(directory).max_sequence_length + 1
     check_positions(positions, arguments.src_length, config.max_new_tokens)
     dtype = model_directory.dtype_to_compute_in(arguments.dtype, directory)

@@ -1,9 +1,11 @@
 """GLM's forward pass and loss.
 
+configuration  sizes and constants of a model
+layers     what holds its parameters, under paddlenlp's names
 layout     how examples lie in a batch without padding, and who sees whom
 attention  attention over examples without padding, in the ways that suit CPU and GPU
 dropout    dropout and NEFTune's noise, drawn by key and place
 losses     label-smoothed cross entropy that never holds all logits
 lora       linear layers with a trained update of low rank
-modeling   the forward pass, the loss and the key/value cache, over paddlenlp's layers
+modeling   the forward pass, the loss and the key/value cache, over those layers
 """
