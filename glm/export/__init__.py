@@ -1,6 +1,8 @@
 """Programs and what runs them.
 
 static_program  a decoder, its loop included, as a static program of Paddle's
+smoothing       which channels of hidden states are large, and factors that even them out
+onnx_graph      an ONNX graph in the making, with products of float32 or of whole numbers
 onnx_program    GLM's forward pass with a cache as an ONNX graph, in float32 or int8
 onnx_decoder    such a graph, run by onnxruntime, as the model of a search
 description     what a program says of itself, in JSON

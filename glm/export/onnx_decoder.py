@@ -11,6 +11,7 @@ from paddle.utils.dlpack import from_dlpack
 from glm.decoding.decoder import SearchLayer
 from glm.files.native_paths import native_path
 from glm.ops.cpu_kernels import as_array
+from glm.ops.processor import sums_in_32_bits
 
 
 class OnnxDecoder(SearchLayer):
@@ -29,6 +30,12 @@ class OnnxDecoder(SearchLayer):
         shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
         super().__init__(config, special_ids, shapes["logits"][2])
         self.session = session
+        self.of_tokens = {}
+        if "token_range" in shapes:
+            # Half of what 8 bits hold, where larger sums would be cut off.
+            largest = 127 if sums_in_32_bits() else 63
+            self.of_tokens["token_range"] = np.array([largest], "float32")
+            self.of_tokens["token_zero"] = np.array([largest + 1], "uint8")
         self.cached = [name.partition(".")[2] for name in shapes if name.startswith("settled.")]
         self.heads, self.head_dim = (shapes["settled.0"][axis] for axis in (1, 3))
         self.outputs = ["logits", *(f"grown.{number}" for number in self.cached)]
@@ -64,6 +71,7 @@ class OnnxDecoder(SearchLayer):
             "position_ids": np.ascontiguousarray(position_ids),
             "visible": visible,
             "answer_from": np.array([answer_from]),
+            **self.of_tokens,
         }
         for part, arrays in (("settled", settled), ("recent", recent)):
             feeds.update((f"{part}.{number}", array) for number, array in zip(self.cached, arrays, strict=True))

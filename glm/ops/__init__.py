@@ -1,6 +1,7 @@
 """What one framework version or one device needs.
 
 dtypes         what weights are stored in, bfloat16 among it
+processor      what this processor multiplies whole numbers with
 device         where this process computes, and which branches of the code that means
 cpu_kernels    operators that paddle computes slowly on CPU
 strides        paddle without views of memory

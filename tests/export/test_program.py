@@ -14,7 +14,7 @@ import pytest
 from glm.data.preparation import Preparation
 from glm.decoding.decoder import Decoder
 from glm.decoding.generation_config import GenerationConfig, SpecialIds, feeds
-from glm.export import description, onnx_program, program, static_program
+from glm.export import description, program, static_program
 from glm.export.runners import EAGER_DELETION, SELECTED_GPUS, OnnxRunner, PaddleRunner, open_program
 from glm.files import manifest
 from tests.helpers import ROOT, graphs, models
@@ -189,59 +189,6 @@ def test_onnxruntime_gives_the_ids_of_the_decoder(onnx, expected, name):
     for i, run in enumerate(RUNS):
         (ids,) = runner.run(runtime_feeds(run_config(STRUCTURES[name], run)))
         np.testing.assert_array_equal(ids, expected[name, i])
-
-
-def test_onnx_with_8_bits_computes_nearly_what_the_model_with_rounded_matrices_does(onnx):
-    rounded = models.make_model()
-    for name, parameter in rounded.named_parameters():
-        if parameter.ndim == 2 and "position" not in name:
-            # Blocks run along the axis that is summed: words are rows of the head.
-            rows = parameter.numpy() if "word_embeddings" in name else parameter.numpy().T
-            rows = rounded_by_blocks(rows)
-            parameter.set_value(rows if "word_embeddings" in name else np.ascontiguousarray(rows.T))
-    decoder = OnnxRunner(program.describe(onnx, "greedy_int8"), "cpu", "paddle").decoder
-    ids = np.random.default_rng(0).integers(0, models.TEXT, [2, 20])
-    positions = np.tile(np.stack([np.arange(20), np.arange(20) // 7]), [2, 1, 1])
-    visible = np.tile(np.tril(np.ones([20, 20], "float32")), [2, 1, 1])
-    nothing = [np.zeros([2, 4, 0, 12], "float32")] * 6
-    logits, *_ = decoder.run(ids, positions, visible, 0, nothing, nothing)
-    wanted = rounded(*models.tensors({"ids": ids, "positions": positions}).values()).numpy()
-    # Activations have 8 bits as well, whose rounding is what is left.
-    assert np.abs(logits - wanted).mean() < 0.03 * np.abs(wanted).mean()
-
-
-def rounded_by_blocks(rows):
-    """float32 [n, m], each 32 numbers of a row rounded to multiples of a 127th of their largest."""
-    result = np.empty_like(rows)
-    for start in range(0, rows.shape[1], 32):
-        block = rows[:, start : start + 32]
-        step = np.abs(block).max(axis=1, keepdims=True) / 127
-        result[:, start : start + 32] = np.round(block / step) * step
-    return result
-
-
-def test_with_8_bits_a_text_does_not_depend_on_the_other_prompts_of_its_batch(onnx):
-    config = GenerationConfig(max_new_tokens=25, min_new_tokens=24)
-    runner = OnnxRunner(program.describe(onnx, "greedy_int8"), "cpu", "paddle")
-    prompts = models.random_prompts(LENGTHS)
-    (together,) = runner.run(feeds(prompts, config))
-    for row, length in enumerate(LENGTHS):
-        alone = {name: array[row : row + 1] for name, array in prompts.items()}
-        alone = {name: array[:, :length] if array.ndim == 2 else array for name, array in alone.items()}
-        (ids,) = runner.run(feeds(alone, config))
-        np.testing.assert_array_equal(ids[0], together[row])
-
-
-@pytest.mark.parametrize("columns", [32, 48, 70])
-def test_blocks_of_8_bits_are_half_a_step_off_at_most(columns):
-    rng = np.random.default_rng(columns)
-    rows = (rng.standard_normal([6, columns]) * [[1e-6], [1], [1e3], [0], [2], [5]]).astype("float32")
-    numbers, scales = onnx_program.quantized(rows)
-    assert (numbers.dtype, scales.dtype) == (np.uint8, np.float32)
-    restored = ((numbers.astype("float64") - 128) * scales[..., None]).reshape([6, -1])
-    steps = np.repeat(scales, 32, axis=1)[:, :columns]
-    assert (np.abs(restored[:, :columns] - rows) <= steps * 0.501).all()
-    assert not restored[:, columns:].any()
 
 
 def test_programs_and_runtimes_that_do_not_go_together_are_refused_in_one_line(exported, onnx):

@@ -1,0 +1,150 @@
+"""An ONNX graph in the making: its nodes, and its weights in a file beside it.
+
+A product by a matrix of 8 bits is of whole numbers. The matrix has a scale for each of its columns; each token becomes
+whole numbers as it comes, with a scale of its own: an outlier in one token costs the others nothing, and a text does
+not depend on what else is in its batch.
+
+What multiplies uint8 and int8 fast and exactly, newer processors have alone (ops/processor.py). For the others matrices
+are uint8, and products of two uint8 are exact everywhere. Where they are int8, two inputs say how large the whole
+numbers of tokens may be, for a processor that would cut off large sums:
+
+    token_range [1] float32; token_zero [1] uint8, one more, which stands for 0.
+"""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+# Weights and tokens are from -LARGEST to LARGEST; of what is unsigned, ZERO stands for 0.
+LARGEST, ZERO = 127, 128
+# A token of zeros has a scale, too.
+SMALLEST_SCALE = 1e-30
+OPSETS = {"": 20, "com.microsoft": 1}
+# External weights begin at multiples of a page, so that they can be mapped.
+PAGE = 4096
+MICROSOFT = "com.microsoft"
+
+
+class Weights:
+    """Arrays in a file beside the graph, written one at a time."""
+
+    def __init__(self, file, location):
+        self.file = file
+        self.location = location
+
+    def add(self, name, array):
+        """The TensorProto of an array that has been written."""
+        array = np.ascontiguousarray(array)
+        self.file.write(bytes(-self.file.tell() % PAGE))
+        tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+        tensor.data_location = TensorProto.EXTERNAL
+        where = {"location": self.location, "offset": self.file.tell(), "length": array.nbytes}
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self.file.write(array.data)
+        return tensor
+
+
+class Graph:
+    """Nodes and weights of a graph in the making. Values are known by their names."""
+
+    def __init__(self, weights, matrices="float32"):
+        """weights: Weights. matrices: their dtype, float32, int8 or uint8."""
+        self.weights = weights
+        self.whole_numbers, self.unsigned = matrices != "float32", matrices == "uint8"
+        self.nodes, self.inputs, self.outputs, self.initializers = [], [], [], {}
+        self.whole = {}
+        if self.whole_numbers and not self.unsigned:
+            self.input("token_range", [1])
+            self.input("token_zero", [1], TensorProto.UINT8)
+
+    def input(self, name, shape, kind=TensorProto.FLOAT):
+        """An input; names in its shape stand for lengths that are open."""
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def output(self, value, shape):
+        """Make a value an output; gives the value."""
+        self.outputs.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, shape))
+        return value
+
+    def weight(self, name, array):
+        """An array of the model."""
+        if name not in self.initializers:
+            self.initializers[name] = self.weights.add(name, array)
+        return name
+
+    def constant(self, value, dtype="float32"):
+        """A small array, in the graph itself."""
+        array = np.asarray(value, dtype=dtype)
+        name = f"{dtype}:{array.tolist()}"
+        if name not in self.initializers:
+            self.initializers[name] = onnx.numpy_helper.from_array(array, name)
+        return name
+
+    def shape(self, *sizes):
+        """A constant shape; 0 is the size before, -1 what is left."""
+        return self.constant(sizes, "int64")
+
+    def apply(self, kind, *values, results=1, named=None, domain="", **attributes):
+        """An operator's result, or list of several. named: what a single one is called."""
+        names = [named or f"{kind}.{len(self.nodes)}.{i}" for i in range(results)]
+        self.nodes.append(helper.make_node(kind, values, names, domain=domain, **attributes))
+        return names[0] if results == 1 else names
+
+    def product(self, tokens, name, matrix, named=None):
+        """tokens [..., n] @ matrix [n, m]."""
+        if not self.whole_numbers:
+            return self.apply("MatMul", tokens, self.weight(name, matrix), named=named)
+        numbers, of_columns = quantized(matrix)
+        if self.unsigned:
+            numbers = (numbers.astype("int16") + ZERO).astype("uint8")
+        weights = self.weight(name, numbers), self.weight(f"{name}.scales", of_columns)
+        whole, scales = self.quantized_tokens(tokens)
+        sides = [whole, weights[0], self.constant([1.0]), weights[1], self.token_range()[1]]
+        if self.unsigned:
+            sides.append(self.constant([ZERO], "uint8"))
+        return self.apply("Mul", self.apply("MatMulIntegerToFloat", *sides, domain=MICROSOFT), scales, named=named)
+
+    def token_range(self):
+        """The largest whole number that tokens become, and what stands for 0."""
+        if self.unsigned:
+            return self.constant([float(LARGEST)]), self.constant([ZERO], "uint8")
+        return "token_range", "token_zero"
+
+    def quantized_tokens(self, tokens):
+        """(whole numbers, uint8 [batch, length, n]; scales [batch, length, 1]) of tokens [batch, length, n], which are
+        nearly (the first - token_zero) * the second."""
+        if tokens not in self.whole:
+            token_range, token_zero = self.token_range()
+            # The axis is not -1: along that, onnxruntime does not reduce what has no tokens.
+            largest = self.apply("ReduceMax", self.apply("Abs", tokens), self.shape(2), keepdims=1)
+            scales = self.apply("Div", self.apply("Max", largest, self.constant(SMALLEST_SCALE)), token_range)
+            scaled = self.apply("Div", tokens, scales)
+            whole = self.apply("QuantizeLinear", scaled, self.constant([1.0]), token_zero)
+            self.whole[tokens] = whole, scales
+        return self.whole[tokens]
+
+    def rows(self, name, matrix, ids):
+        """Rows [..., m] of a matrix [n, m] at ids [...], of the same weight that product() of its transpose has; with
+        8 bits of one of its own, which is read a row at a time."""
+        if not self.whole_numbers:
+            columns = self.apply("Gather", self.weight(name, matrix.T), ids, axis=1)
+            return self.apply("Transpose", columns, perm=[1, 2, 0])
+        numbers, scales = quantized(matrix.T)
+        rows = self.weight(f"{name}.rows", numbers.T), self.weight(f"{name}.scales_of_rows", scales)
+        numbers, scales = (self.apply("Gather", weight, ids, axis=0) for weight in rows)
+        return self.apply(
+            "Mul", self.apply("Cast", numbers, to=TensorProto.FLOAT), self.apply("Unsqueeze", scales, self.shape(-1))
+        )
+
+    def finished(self):
+        """The GraphProto."""
+        initializers = list(self.initializers.values())
+        return helper.make_graph(self.nodes, "glm", self.inputs, self.outputs, initializers)
+
+
+def quantized(matrix):
+    """(int8 [n, m], float32 [m]) of a matrix [n, m], which is nearly the first * the second: whole numbers from
+    -LARGEST to LARGEST and a scale for each column, its largest number over LARGEST."""
+    scales = np.abs(matrix).max(axis=0) / np.float32(LARGEST)
+    return np.rint(matrix / np.where(scales > 0, scales, np.float32(1))).astype("int8"), scales
