@@ -67,6 +67,8 @@ def check(script, flag, inputs, baselines, tmp_path):
 
 @pytest.mark.parametrize(("script", "flag"), CASES)
 def test_a_flag_changes_what_is_said_of_it(script, flag, inputs, baselines, tmp_path):
+    if flag == "backend" and stacks.current().program_format == "pir":
+        pytest.skip("is refused with programs of paddle 3, see tests/test_stacks.py")
     check(script, flag, inputs, baselines, tmp_path)
 
 
