@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from glm import command_line
+from glm import command_line, stacks
 from glm.needs import all_needs
 from tests.helpers import ROOT
 from tests.helpers.effects import BASES, DECLARED, Inputs, differs, effects_of, run_script, seen
