@@ -95,7 +95,7 @@ NOT_TOLD = re.compile(
     r"|Linear layers with an update: \{0\}.*|Shape of the schedule: \{0\}\."  # known once their values are in them
     r"|error: this is Python .*\s*"  # of a Python too old for the table
     r"|--\w+ \w+|argument \(--.*|\{0\} \w+_\w+ [\w ]+"  # flags
-    r"|[\s\w.:]*_[\w.:]*[\s\w.:]*|\s*:Add [\s\w.:]*"  # lists of names
+    r"|[\s\w.:]*_[\w.:]*[\s\w.:]*|\s*:Abs [\s\w.:]*"  # lists of names
 )
 
 
