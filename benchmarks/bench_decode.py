@@ -41,7 +41,7 @@ from glm.export import program, runners
 from glm.files.atomic import replaced_files
 from glm.model.configuration import GLMConfig
 from glm.weights import model_directory
-from glm.weights.stored_weights import CONFIG_FILE
+from glm.weights.stored_weights import CONFIG_FILE, write_json
 from glm.weights.weight_sources import SAFETENSORS
 
 SMALL = {"num_layers": 6, "hidden_size": 512, "num_attention_heads": 8, "vocab_size": 50048, "attention_scale": 8.0}
@@ -95,7 +95,7 @@ def random_prompts(source):
 def save_model(directory, shape):
     """Write a model of a shape with random weights."""
     config = GLMConfig(**shape, max_sequence_length=1024)
-    Path(directory, CONFIG_FILE).write_text(config.to_json(), encoding="utf8")
+    write_json(config.as_dict(), Path(directory, CONFIG_FILE))
     rng, weights = np.random.default_rng(1), {}
     for name, parameter in model_directory.empty_model(config).named_parameters():
         centre = float("layernorm.weight" in name)

@@ -1,8 +1,7 @@
 """An ONNX graph in the making: its nodes, and its weights in a file beside it.
 
 A product by a matrix of 8 bits is of whole numbers. The matrix has a scale for each of its columns; each token becomes
-whole numbers as it comes, with a scale of its own: an outlier in one token costs the others nothing, and a text does
-not depend on what else is in its batch.
+whole numbers as it comes, with a scale of its own, so that an outlier in one token costs the others nothing.
 
 What multiplies uint8 and int8 fast and exactly, newer processors have alone (ops/processor.py). For the others matrices
 are uint8, and products of two uint8 are exact everywhere. Where they are int8, two inputs say how large the whole
@@ -138,9 +137,11 @@ class Graph:
         )
 
     def finished(self):
-        """The GraphProto."""
+        """The ModelProto."""
         initializers = list(self.initializers.values())
-        return helper.make_graph(self.nodes, "glm", self.inputs, self.outputs, initializers)
+        graph = helper.make_graph(self.nodes, "glm", self.inputs, self.outputs, initializers)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def quantized(matrix):

@@ -19,10 +19,10 @@ import math
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from glm.export import smoothing
-from glm.export.onnx_graph import OPSETS, Graph, Weights
+from glm.export.onnx_graph import Graph, Weights
 from glm.model.attention import MASKED_SCORE
 from glm.ops.processor import sums_in_32_bits
 
@@ -39,8 +39,7 @@ def write(model, path, dtype="float32"):
         matrices = dtype if dtype == "float32" or sums_in_32_bits() else "uint8"
         graph = Graph(Weights(file, path.name + ".data"), matrices)
         GLM(graph, model, smoothing.largest_inputs(model) if dtype == "int8" else {}).build()
-    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-    onnx.save(helper.make_model(graph.finished(), opset_imports=opsets, ir_version=10), path)
+    onnx.save(graph.finished(), path)
 
 
 class GLM:
@@ -53,19 +52,21 @@ class GLM:
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.epsilon = config.layernorm_epsilon
         self.parameters = dict(model.named_parameters())
-        self.largest = largest
+        # {name of a matrix: what its input is divided by, [in] float32}
+        self.factors = {name: smoothing.factors(found, self.matrix(name)) for name, found in largest.items()}
 
     def array(self, name):
         """A parameter as an array."""
         return self.parameters[name].numpy()
 
-    def factors(self, name):
-        """What the input of a linear layer is divided by, [in] float32; 1 where nothing is smoothed."""
-        return self.factors_of(f"{name}.weight", self.array(f"{name}.weight"))
+    def matrix(self, name):
+        """The matrix [in, out] of a linear layer or of the head."""
+        return self.array(name).T if name == WORDS else self.array(name)
 
-    def factors_of(self, name, matrix):
-        """factors(), of a matrix [in, out] with a name in `largest`."""
-        return smoothing.factors(self.largest[name], matrix) if name in self.largest else np.ones(1, "float32")
+    def smoothed_matrix(self, name):
+        """matrix(), for an input that has been divided by its factors."""
+        matrix = self.matrix(name)
+        return matrix * self.factors[name][:, None] if name in self.factors else matrix
 
     def build(self):
         """Put the whole model into the graph."""
@@ -81,10 +82,8 @@ class GLM:
         hidden = self.embedded()
         for layer in range(self.layers):
             hidden = self.block(layer, hidden, bias)
-        head = self.array(WORDS).T
-        factors = self.factors_of(WORDS, head)
-        hidden = self.normal(hidden, "glm.transformer.final_layernorm", factors)
-        logits = graph.product(hidden, WORDS, head * factors[:, None], named="logits")
+        hidden = self.normal(hidden, "glm.transformer.final_layernorm", WORDS)
+        logits = graph.product(hidden, WORDS, self.smoothed_matrix(WORDS), named="logits")
         graph.output(logits, ["batch", "answers", self.vocab_size])
 
     def bias(self):
@@ -114,10 +113,10 @@ class GLM:
             query, hidden = self.wanted(query, 2), self.wanted(hidden, 1)
         context = self.attended(query, keys, values, bias)
         hidden = graph.apply("Add", hidden, self.linear(context, f"{name}.attention.dense"))
-        normal = self.normal(hidden, f"{name}.post_attention_layernorm", self.factors(f"{name}.mlp.dense_h_to_4h"))
+        normal = self.normal(hidden, f"{name}.post_attention_layernorm", f"{name}.mlp.dense_h_to_4h.weight")
         inner = graph.apply("Gelu", self.linear(normal, f"{name}.mlp.dense_h_to_4h"), approximate="tanh")
-        factors = self.factors(f"{name}.mlp.dense_4h_to_h")
-        if len(factors) > 1:
+        factors = self.factors.get(f"{name}.mlp.dense_4h_to_h.weight")
+        if factors is not None:
             # Behind what is not linear, they can go into no weight.
             inner = graph.apply("Mul", inner, graph.weight(f"{name}.mlp.dense_4h_to_h.factors", 1 / factors))
         return graph.apply("Add", hidden, self.linear(inner, f"{name}.mlp.dense_4h_to_h"))
@@ -125,10 +124,10 @@ class GLM:
     def projected(self, hidden, name):
         """Query (scaled), key and value of [batch, length, hidden], each [batch, heads, length, head_dim]."""
         graph, head_dim = self.graph, self.hidden_size // self.heads
-        normal = self.normal(hidden, f"{name}.input_layernorm", self.factors(f"{name}.attention.query_key_value"))
-        # Values are what the next linear layer gets, summed up.
-        parts = np.ones([2, self.hidden_size], "float32"), self.factors(f"{name}.attention.dense")
-        divisor = np.concatenate([parts[0].reshape(-1), np.broadcast_to(parts[1], [self.hidden_size])])
+        normal = self.normal(hidden, f"{name}.input_layernorm", f"{name}.attention.query_key_value.weight")
+        # Sums of values are what the next linear layer gets: the last third is divided for it.
+        factors = self.factors.get(f"{name}.attention.dense.weight")
+        divisor = None if factors is None else np.concatenate([np.ones(2 * self.hidden_size, "float32"), factors])
         mixed = self.linear(normal, f"{name}.attention.query_key_value", divisor)
         by_heads = graph.apply("Reshape", mixed, graph.shape(0, 0, 3 * self.heads, head_dim))
         by_heads = graph.apply("Transpose", by_heads, perm=[0, 2, 1, 3])
@@ -160,17 +159,20 @@ class GLM:
         context = graph.apply("Transpose", graph.apply("Add", *contexts), perm=[0, 2, 1, 3])
         return graph.apply("Reshape", context, graph.shape(0, 0, self.hidden_size))
 
-    def linear(self, tokens, name, divisor=1):
+    def linear(self, tokens, name, divisor=None):
         """A linear layer, of tokens that have been divided by its factors; divisor: of its result, [out]."""
-        matrix = self.array(f"{name}.weight") * self.factors(name)[:, None] / divisor
-        bias = self.graph.weight(f"{name}.bias", self.array(f"{name}.bias") / divisor)
-        return self.graph.apply("Add", self.graph.product(tokens, f"{name}.weight", matrix), bias)
+        matrix, bias = self.smoothed_matrix(f"{name}.weight"), self.array(f"{name}.bias")
+        if divisor is not None:
+            matrix, bias = matrix / divisor, bias / divisor
+        product = self.graph.product(tokens, f"{name}.weight", matrix)
+        return self.graph.apply("Add", product, self.graph.weight(f"{name}.bias", bias))
 
-    def normal(self, tokens, name, divisor):
-        """Layer normalization, divided by [hidden] or [1]."""
-        weights = (
-            self.graph.weight(f"{name}.{kind}", self.array(f"{name}.{kind}") / divisor) for kind in ("weight", "bias")
-        )
+    def normal(self, tokens, name, reader):
+        """Layer normalization, divided by the factors of the matrix that reads it."""
+        arrays = {f"{name}.{kind}": self.array(f"{name}.{kind}") for kind in ("weight", "bias")}
+        if reader in self.factors:
+            arrays = {kind: array / self.factors[reader] for kind, array in arrays.items()}
+        weights = (self.graph.weight(*pair) for pair in arrays.items())
         return self.graph.apply("LayerNormalization", tokens, *weights, axis=-1, epsilon=self.epsilon)
 
     def parameter(self, name):

@@ -1,7 +1,6 @@
 """The shape of a GLM: GLMConfig, with the names and defaults of paddlenlp's class of that name. Only the standard
 library."""
 
-import json
 from dataclasses import dataclass
 
 # What a config.json says besides, for paddlenlp: which of its classes reads the directory.
@@ -35,7 +34,3 @@ class GLMConfig:
     def as_dict(self):
         """What config.json holds, by its keys."""
         return {**KIND, **vars(self)}
-
-    def to_json(self):
-        """The text of a config.json."""
-        return json.dumps(self.as_dict(), indent=2, sort_keys=True) + "\n"

@@ -9,17 +9,16 @@ from glm.data.tokenization import Tokenizer
 from glm.errors import UserError, note, one_line
 from glm.files import manifest
 from glm.files.archives import is_offline
-from glm.model.configuration import GLMConfig
 from glm.ops import device
 from glm.ops.dtypes import name_of, to_numpy
 from glm.parallel.sharding import check_degree, to_file, whole_shape
 from glm.weights import builtin_model, published
 from glm.weights.directory_kinds import check_is_model
-from glm.weights.schemas import MODEL_KEYS
 from glm.weights.stored_weights import (
     CONFIG_FILE,
     assign,
     check,
+    config_of,
     expected_shapes,
     local_weights,
     prevailing,
@@ -138,9 +137,7 @@ def load_config(directory):
     if not path.is_file():
         check_is_model(directory)
         raise ModelError(f"{directory}: no {CONFIG_FILE} there; it is no model directory")
-    content = read_model_config(directory)
-    known = {name: value for name, value in content.items() if name in MODEL_KEYS}
-    return GLMConfig(**known)
+    return config_of(read_model_config(directory))
 
 
 def stored_dtypes(directory):

@@ -18,9 +18,7 @@ from pathlib import Path
 from glm.data import tokenization
 from glm.errors import note, printable
 from glm.files.archives import is_offline
-from glm.model.configuration import GLMConfig
-from glm.weights.schemas import MODEL_KEYS
-from glm.weights.stored_weights import CONFIG_FILE, read_model_config, shard_files
+from glm.weights.stored_weights import CONFIG_FILE, config_of, read_model_config, shard_files
 from glm.weights.weight_sources import INDEX, PYTORCH, SAFETENSORS, ModelError, find_weights
 
 PUBLISHED = ("THUDM/glm-large-chinese", "THUDM/glm-10b-chinese")
@@ -162,8 +160,7 @@ def shape(name):
     """The GLMConfig of a published model."""
     from paddlenlp.transformers import GLMConfig as Stock
 
-    content = Stock.pretrained_init_configuration[name]
-    return GLMConfig(**{key: value for key, value in content.items() if key in MODEL_KEYS})
+    return config_of(Stock.pretrained_init_configuration[name])
 
 
 def commands(name):

@@ -11,9 +11,10 @@ import numpy as np
 
 from glm import json_text
 from glm.files import descriptions
+from glm.model.configuration import GLMConfig
 from glm.ops.dtypes import WEIGHT_DTYPES, for_paddle, name_of, rounded, to_numpy
 from glm.parallel.sharding import axis_of, from_file, local_part, local_shape, whole_of_parts, whole_shape
-from glm.weights.schemas import Anything, ModelSchema
+from glm.weights.schemas import MODEL_KEYS, Anything, ModelSchema
 from glm.weights.weight_files import Weights, read_pdparams, read_safetensors
 from glm.weights.weight_sources import READERS, ModelError, find_weights, opened
 from glm.weights.weight_writers import SafetensorsWriter
@@ -38,6 +39,11 @@ def read_model_config(directory):
         heads = content["num_attention_heads"]
         raise ModelError(f"{path}: hidden_size {content['hidden_size']} is no multiple of the {heads} attention heads")
     return content
+
+
+def config_of(content):
+    """The GLMConfig that a config.json says."""
+    return GLMConfig(**{name: value for name, value in content.items() if name in MODEL_KEYS})
 
 
 def write_json(content, path):

@@ -42,6 +42,7 @@ def test_logits_equal_stock_paddlenlp_on_a_ragged_batch(attention_scale):
     mask = dense_mask(batch)
     expected, _ = models.stock_twin(model)(batch["input_ids"], batch["position_ids"], mask)
     actual = model(batch["input_ids"], batch["position_ids"], mask)
+    # On paddle 3, one of these 8,320 logits was 1.01e-5 apart.
     np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=0, atol=2e-5)
 
 

@@ -1,5 +1,6 @@
 """A model divided among ranks computes what one process does: losses, every gradient, logits, texts."""
 
+import json
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("model")
     model = models.make_model(num_attention_heads=8)
     save_file({name: value.numpy() for name, value in model.named_parameters()}, str(directory / "model.safetensors"))
-    (directory / "config.json").write_text(model.config.to_json(), encoding="utf8")
+    (directory / "config.json").write_text(json.dumps(model.config.as_dict()), encoding="utf8")
     return directory
 
 
