@@ -29,11 +29,11 @@ KEY := $(shell { "$(INTERPRETER)" $(WHICH); cat $(REQUIREMENTS) $(ALONE) require
 STAMP = $(VENV)/.installed-$(KEY)
 
 JOBS ?= 2
-BENCHMARKS = train decode large large_train load bfloat16 parallel merge serve precision jobs windows stacks
+BENCHMARKS = train decode large large_train load bfloat16 parallel merge serve precision jobs windows stacks file
 
 .DEFAULT_GOAL := help
 # Where the environment lost its interpreter, its stamp says nothing.
-.PHONY: help setup demo test test-faults docs lint bench clean $(if $(realpath $(RUN)),,$(STAMP))
+.PHONY: help setup demo test test-faults docs lint bench bench-peers clean $(if $(realpath $(RUN)),,$(STAMP))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +78,14 @@ lint: setup  ## check style and formatting
 
 bench: setup  ## measure everything in BENCHMARKS.md anew, an hour on an idle machine
 	for part in $(BENCHMARKS); do $(RUN) benchmarks/bench_$$part.py --write || exit 1; done
+
+# What others offer, for the comparison alone: in an environment of its own, of which a package may fail to install.
+bench-peers: setup  ## measure CTranslate2, llama.cpp and PyTorch beside the ONNX programs; installs them, 10 minutes
+	"$(INTERPRETER)" -m venv $(VENV)-peers
+	for package in "numpy ctranslate2" "gguf llama-cpp-python" "torch transformers"; do \
+	  $(VENV)-peers/bin/python -m pip install -qq --disable-pip-version-check $$package || echo "$$package: left out"; \
+	done
+	$(RUN) benchmarks/bench_peers.py --peers $(VENV)-peers/bin/python --write
 
 clean:  ## remove .venv and the caches; checkpoints stay
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis

@@ -36,8 +36,8 @@ class ExportArguments:
     dtype: str = choice(
         None,
         "dtype of the stored weights; float16 and bfloat16 halve the file, int8 quarters it and makes ONNX programs "
-        "faster. Default: the model's own; float32 for ONNX.",
-        choices=("float32", "float16", "bfloat16", "int8"),
+        "faster, int4, of ONNX programs alone, makes it smaller still. Default: the model's own; float32 for ONNX.",
+        choices=("float32", "float16", "bfloat16", "int8", "int4"),
     )
 
     compute: str = choice(
@@ -59,7 +59,11 @@ class ExportArguments:
         if self.format == "onnx":
             self.dtype = self.dtype or "float32"
             if self.dtype in ("float16", "bfloat16"):
-                raise UserError(f"--dtype {self.dtype} is for --format paddle; ONNX programs have float32 or int8")
+                raise UserError(
+                    f"--dtype {self.dtype} is for --format paddle; ONNX programs have float32, int8 or int4"
+                )
+        elif self.dtype == "int4":
+            raise UserError("--dtype int4 is for ONNX programs; give --format onnx, too, or --dtype int8")
 
     def check_half(self):
         """Raise UserError for what does not go with a program that computes in half precision."""
@@ -82,7 +86,7 @@ def main(argv=None):
         from glm.weights import adapters, model_directory
 
         directory = model_directory.resolve(arguments.model_name_or_path)
-        tokenizer = adapters.load_tokenizer(directory, arguments.lora_path)
+        tokenizer = model_directory.load_tokenizer(directory, arguments.lora_path)
         dtype = arguments.dtype or model_directory.stored_dtype(directory)
         if arguments.lora_path:
             # Merged in float32: an update may be less than half precision tells apart.

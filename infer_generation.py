@@ -87,9 +87,8 @@ def main(argv=None):
         run = runners.open_program(exported, arguments.runtime, arguments.device, arguments.backend)
 
         def run_batch(batch, rows):
-            batch, rows = generation_config.repeat_prompts(batch, rows, config)
-            found = generation_config.flat(run(generation_config.feeds(batch, config, rows)), config)
-            return tuple(found) if limits.scores else found[0]
+            found = generation_config.answered(run, batch, config, rows)
+            return found[0] if config.output_scores and not limits.scores else found
 
         if prompts.interactive:
             return converse(run_batch, tokenizer, config, prompts)

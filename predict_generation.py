@@ -21,13 +21,21 @@ from typing import ClassVar
 from glm.command_line import UsageError, choice, parse
 from glm.errors import one_line_errors, say
 from glm.inference import parts
-from glm.inference.arguments import DTYPE_HELP, DTYPES, PromptArguments, ScoredDecodingArguments, to_generation_config
+from glm.inference.arguments import (
+    DTYPE_HELP,
+    DTYPES,
+    ENGINE_HELP,
+    ENGINES,
+    PromptArguments,
+    ScoredDecodingArguments,
+    to_generation_config,
+)
 from glm.needs import Need
 
 # All that has no effect where a model or an adapter is written in another form.
 NOTHING = ", which predicts nothing"
 PREDICTION = " ".join(spec.name for cls in (PromptArguments, ScoredDecodingArguments) for spec in fields(cls))
-PREDICTION += " dtype tensor_parallel_degree"
+PREDICTION += " dtype engine tensor_parallel_degree"
 
 
 @dataclass
@@ -50,6 +58,7 @@ class ModelArguments:
     )
     lora_path: str = choice(None, "Directory of a LoRA adapter to predict with.")
     dtype: str = choice("auto", DTYPE_HELP, choices=DTYPES)
+    engine: str = choice("auto", ENGINE_HELP, choices=ENGINES)
     tensor_parallel_degree: int = choice(
         1, "So many launched processes divide the model among them; if there are more, they share the prompts out."
     )
@@ -103,7 +112,7 @@ def merge(arguments):
         with product(arguments.merge_lora_path), locks.held_for(arguments.merge_lora_path):
             check_is_free(arguments.merge_lora_path, "--merge_lora_path")
             model = adapters.load_merged(directory, arguments.lora_path)
-            tokenizer = adapters.load_tokenizer(directory, arguments.lora_path)
+            tokenizer = model_directory.load_tokenizer(directory, arguments.lora_path)
             with new_directory(arguments.merge_lora_path, facts={}) as target:
                 model_directory.save_model(model, tokenizer, target, model_directory.stored_dtypes(directory))
     say(f"merged model written to {arguments.merge_tensor_parallel_path or arguments.merge_lora_path}")
@@ -132,60 +141,63 @@ class Predictor:
         self.config = to_generation_config(decoding, decoding.seed, num_return_sequences=prompts.num_return_sequences)
         self.place = parts.launched(arguments.tensor_parallel_degree)
         parts.check_alone(prompts, self.place[0])
-        from glm.weights import adapters, model_directory
+        from glm.weights import model_directory
 
         self.arguments, self.prompts, self.decoding = arguments, prompts, decoding
         self.directory = model_directory.resolve(arguments.model_name_or_path)
-        self.tokenizer = adapters.load_tokenizer(self.directory, arguments.lora_path)
+        self.tokenizer = model_directory.load_tokenizer(self.directory, arguments.lora_path)
         self.dtype = model_directory.dtype_to_compute_in(arguments.dtype, self.directory)
 
-    def decoder(self, config, on_token=None):
-        """A Decoder of the model, which is loaded."""
-        from glm.decoding.decoder import Decoder
-        from glm.decoding.generation_config import SpecialIds
-        from glm.parallel.ranks import launched_ranks
-        from glm.weights import adapters
+    def engine(self, config):
+        """What decodes; see engines.opened()."""
+        from glm.export import engines
 
-        ranks = launched_ranks(self.arguments.tensor_parallel_degree)
-        model = adapters.load_model(self.directory, self.arguments.lora_path, self.dtype, ranks)
-        return Decoder(model, config, SpecialIds.of(self.tokenizer, model.config.vocab_size), on_token)
+        degree, ranks = self.arguments.tensor_parallel_degree, None
+        if degree > 1:
+            from glm.parallel.ranks import launched_ranks
+
+            ranks = launched_ranks(degree)
+        return engines.opened(
+            self.arguments.engine, self.directory, self.arguments.lora_path, self.tokenizer, config, self.dtype, ranks
+        )
 
     def predict(self):
         """Answer all prompts and write what comes of it."""
         from glm.inference.answers import answer_prompts
+        from glm.weights import model_directory
 
+        positions = model_directory.load_config(self.directory).max_sequence_length + 1
         settings = self.identity() if self.prompts.output_file else []
         part, writes = self.place
-        answer_prompts(self.prompts, self.tokenizer, self.config, settings, self.open_decoder, part=part, writes=writes)
+        answer_prompts(
+            self.prompts, self.tokenizer, self.config, settings, self.open_decoder, positions, part=part, writes=writes
+        )
 
     def open_decoder(self, longest, needed):
         """See answers.answer_prompts()."""
-        from glm.decoding.decoder import run
-        from glm.decoding.generation_config import check_positions
-        from glm.parallel.ranks import launched_ranks
-
         if not needed:
-            # Others are waiting for this rank to connect.
-            launched_ranks(self.arguments.tensor_parallel_degree)
+            if self.arguments.tensor_parallel_degree > 1:
+                from glm.parallel.ranks import launched_ranks
+
+                # Others are waiting for this rank to connect.
+                launched_ranks(self.arguments.tensor_parallel_degree)
             return None
-        decoder = self.decoder(self.config)
-        check_positions(decoder.model.config.max_sequence_length + 1, longest, self.config.max_new_tokens)
-        return lambda batch, rows: run(decoder, batch, self.config, rows)
+        engine = self.engine(self.config)
+        return lambda batch, rows: engine.run(batch, self.config, rows)
 
     def identity(self):
-        """What answers depend on besides prompts. Of a directory without a manifest all files are hashed for it."""
-        from glm.files import manifest
+        """What answers depend on besides prompts."""
+        from glm.files import identities
 
         directories = [self.directory, *filter(None, [self.arguments.lora_path])]
         # Of float32 nothing is said: those answers were there before there was a choice.
         dtypes = [] if self.dtype == "float32" else [self.dtype]
-        return [self.config, *map(manifest.identity, directories), *dtypes]
+        return [self.config, *map(identities.identity, directories), *dtypes]
 
     def converse(self):
         """Answer prompts from the terminal, texts of one piece after another where there is one text."""
         from glm.data.examples import collate_prompts, encode
         from glm.data.tokenization import TextStream
-        from glm.decoding.decoder import run
         from glm.inference import interactive
 
         config = replace(self.config, output_scores=False)
@@ -195,14 +207,15 @@ class Predictor:
         def on_token(_, pieces):
             write(stream.add(pieces[:1]))
 
-        decoder = self.decoder(config, on_token if streams else None)
+        engine = self.engine(config)
 
         def answer(example, show):
             nonlocal stream, write
             stream, write = TextStream(self.tokenizer), show
             row = encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
             interactive.tell_lost(row, self.prompts.src_length, show)
-            ids = run(decoder, collate_prompts([row], self.tokenizer.eos_id), config)
+            prompt = collate_prompts([row], self.tokenizer.eos_id)
+            ids = engine.run(prompt, config, on_token=on_token if streams else None)
             show(stream.add([], final=True) if streams else "\n".join(map(self.tokenizer.decode, ids)))
 
         preparation = self.prompts.preparation(self.tokenizer.preparation)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from glm.command_line import choice, parse
 from glm.errors import RUN_ERROR, UserError, one_line, one_line_errors, say, tell
-from glm.inference.arguments import DTYPE_HELP, DTYPES, DecodingArguments, to_generation_config
+from glm.inference.arguments import DTYPE_HELP, DTYPES, ENGINE_HELP, ENGINES, DecodingArguments, to_generation_config
 
 # How long the engine's thread may take to leave its batch when all is over, in seconds.
 LEAVING = 5.0
@@ -28,6 +28,7 @@ class ServerArguments:
     )
     lora_path: str = choice(None, "Directory of a LoRA adapter to answer with.")
     dtype: str = choice("auto", DTYPE_HELP, choices=DTYPES)
+    engine: str = choice("auto", ENGINE_HELP, choices=ENGINES)
     host: str = choice("127.0.0.1", "Address to listen on; 0.0.0.0 is all of this machine's.")
     port: int = choice(8000, "Port to listen on; 0 takes a free one.")
     src_length: int = choice(608, "Longest prompt in tokens; of a longer one the context is cut.")
@@ -67,22 +68,21 @@ def listen(host, port):
 
 def loader(arguments, config, directory, tokenizer):
     """A function that loads the model and gives the decode() of an engine.Engine. Raises UserError."""
-    from glm.decoding.decoder import Decoder, run
-    from glm.decoding.generation_config import SpecialIds, check_positions
-    from glm.weights import adapters, model_directory
+    from glm.decoding.generation_config import check_positions
+    from glm.export import engines
+    from glm.weights import model_directory
 
     # A model that cannot serve these lengths is no use loading.
     positions = model_directory.load_config(directory).max_sequence_length + 1
     check_positions(positions, arguments.src_length, config.max_new_tokens)
     dtype = model_directory.dtype_to_compute_in(arguments.dtype, directory)
+    engines.choice_of(arguments.engine, dtype)
 
     def load():
-        model = adapters.load_model(directory, arguments.lora_path, dtype)
-        decoder = Decoder(model, config, SpecialIds.of(tokenizer, model.config.vocab_size))
+        engine = engines.opened(arguments.engine, directory, arguments.lora_path, tokenizer, config, dtype)
 
         def decode(prompts, batch_config, rows, on_token):
-            decoder.on_token = on_token if config.num_beams == 1 else None
-            return run(decoder, prompts, batch_config, rows)
+            return engine.run(prompts, batch_config, rows, on_token if config.num_beams == 1 else None)
 
         return decode
 
@@ -97,10 +97,10 @@ def build(arguments, decoding):
     from glm.serving.exchanges import Service
     from glm.serving.origins import Origins
     from glm.serving.requests import Limits
-    from glm.weights import adapters, model_directory
+    from glm.weights import model_directory
 
     directory = model_directory.resolve(arguments.model_name_or_path)
-    tokenizer = adapters.load_tokenizer(directory, arguments.lora_path)
+    tokenizer = model_directory.load_tokenizer(directory, arguments.lora_path)
     budget = arguments.max_batch_size * (arguments.src_length + config.new_tokens_a_prompt)
     load = loader(arguments, config, directory, tokenizer)
     return Service(

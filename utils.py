@@ -14,6 +14,7 @@ from glm import json_text, metrics
 from glm.command_line import UsageError, effective_config
 from glm.data import examples
 from glm.errors import UserError, end_without_destructors
+from glm.export import engines
 from glm.files import locks, places
 from glm.files.guarded import by_product, product, write_text
 from glm.inference import answer_lines
@@ -59,7 +60,7 @@ def run(model_args, data_args, lora_args, args, selections, generation, template
     last_checkpoint, doomed = answer_of_first_rank(lambda: continuation.begin(args))
     set_seed(args.seed)
     directory = model_directory.resolve(model_args.model_name_or_path)
-    tokenizer = prepared(adapters.load_tokenizer(directory, lora_args.lora_path), data_args)
+    tokenizer = prepared(model_directory.load_tokenizer(directory, lora_args.lora_path), data_args)
     train_rows, eval_rows = data.load_splits(data_args, args, selections, tokenizer)
     numbers = template == "instruction" and data.has_numbers(eval_rows or [])
     if args.metric_for_best_model.endswith("number_match") and not numbers:
@@ -88,6 +89,7 @@ def run(model_args, data_args, lora_args, args, selections, generation, template
             generation=generation,
             files=files,
             score_numbers=numbers,
+            engine=model_args.engine,
             arguments=arguments,
             shape=shape,
             estimate=estimate,
@@ -150,6 +152,8 @@ def prepared(tokenizer, data_args):
 def load_model(model_args, lora_args, args, directory, tokenizer):
     """(model, what saves and loads the part of it that is trained): all of it, or a LoRA adapter."""
     ranks, dtype = args.tensor_parallel_ranks, conditions.dtype_of_weights(args)
+    # What cannot be is told before anything is trained.
+    engines.choice_of(model_args.engine, dtype, ranks.size if ranks else 1)
     if not args.do_train:
         dtype = model_directory.dtype_to_compute_in(model_args.dtype, directory)
     if not lora_args.lora:
@@ -201,7 +205,7 @@ def dry_run(model_args, data_args, lora_args, args, locate, template):
         logger.warning(f"{model_args.model_name_or_path}: its tokenizer could not be downloaded; no data are read")
     else:
         if lora_args.lora_path:
-            tokenizer.preparation = adapters.load_tokenizer(tokenizer.directory, lora_args.lora_path).preparation
+            tokenizer.preparation = model_directory.load_tokenizer(tokenizer.directory, lora_args.lora_path).preparation
         train_rows, eval_rows = data.load_splits(data_args, args, selections, prepared(tokenizer, data_args))
         data.check_lengths(config, (train_rows, eval_rows), data_args.tgt_length)
     model = model_directory.empty_model(config, Ranks.imagined(args.asked_degree))

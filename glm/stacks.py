@@ -46,3 +46,12 @@ def current():
         except metadata.PackageNotFoundError:
             continue
     return REFERENCE
+
+
+@lru_cache(maxsize=1)
+def has_gpu_build():
+    """Whether paddle's build for GPUs is installed, whether or not there is a GPU; imports nothing heavy."""
+    try:
+        return bool(metadata.version("paddlepaddle-gpu"))
+    except metadata.PackageNotFoundError:
+        return False

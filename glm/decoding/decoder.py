@@ -9,7 +9,7 @@ import paddle
 from paddle.base.framework import EagerParamBase
 
 from glm.decoding import scores
-from glm.decoding.generation_config import GenerationConfig, SpecialIds, check_positions, feeds, flat, repeat_prompts
+from glm.decoding.generation_config import GenerationConfig, SpecialIds, answered, check_positions
 from glm.decoding.search import Model, Rules, search
 from glm.errors import UserError
 from glm.ops import device
@@ -168,10 +168,7 @@ def run(decoder, prompts, config, row_ids=None):
     Raises UserError, before any work, if the positions of a prompt or of what is generated exceed the model's tables.
     """
     check_positions(decoder.model.config.max_sequence_length + 1, prompts["input_ids"].shape[1], config.max_new_tokens)
-    row_ids = range(len(prompts["input_ids"])) if row_ids is None else row_ids
-    prompts, row_ids = repeat_prompts(prompts, row_ids, config)
-    ids, *values = flat(decoded(decoder, feeds(prompts, config, row_ids)), config)
-    return (ids, *values) if config.output_scores else ids
+    return answered(lambda arrays: decoded(decoder, arrays), prompts, config, row_ids)
 
 
 def decoded(decoder, arrays):

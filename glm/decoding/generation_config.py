@@ -12,6 +12,11 @@ from glm.errors import RunError, UserError
 
 # In the place of all ids of a text whose logits were not finite.
 NOT_FINITE = -1
+# Added to the score of what must not be chosen. Far below any sum of log probabilities, and finite: infinities turn
+# into NaN as soon as two of them meet.
+BANNED = -1e9
+# A score that even a banned candidate beats.
+IMPOSSIBLE = -1e18
 
 # What the shape of the decoding loop depends on. Fixed when a program is exported; everything else is an input of it.
 STRUCTURE = (
@@ -204,3 +209,16 @@ def flat(found, config):
     if config.num_beams > 1:
         found = [array[:, : config.num_return_sequences] for array in found]
     return [array.reshape([-1, *array.shape[2:]]) for array in found]
+
+
+def answered(decode, prompts, config, row_ids=None):
+    """Ids [batch * num_return_sequences, new] int64 of prompts (arrays by name), with config.output_scores a pair of
+    them and of scores [batch * num_return_sequences].
+
+    decode: gives [ids [batch, texts, new], scores [batch, texts]] for what feeds() makes, the scores if they are asked
+    for. row_ids: see feeds(). Raises NotFiniteError.
+    """
+    row_ids = range(len(prompts["input_ids"])) if row_ids is None else row_ids
+    prompts, row_ids = repeat_prompts(prompts, row_ids, config)
+    ids, *values = flat(decode(feeds(prompts, config, row_ids)), config)
+    return (ids, *values) if config.output_scores else ids

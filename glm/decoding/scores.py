@@ -7,13 +7,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from glm.decoding.generation_config import BANNED
 from glm.ops.control_flow import branch
 
-# Added to the score of what must not be chosen. Far below any sum of log probabilities, and finite: infinities turn
-# into NaN as soon as two of them meet.
-BANNED = -1e9
-# A score that even a banned candidate beats.
-IMPOSSIBLE = -1e18
 # As many of the likeliest pieces are looked at before a whole vocabulary is sorted, which takes 30 times as long.
 CANDIDATES = 256
 

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import paddle
 
 from glm.decoding import scores
-from glm.decoding.generation_config import NOT_FINITE
-from glm.decoding.scores import BANNED, IMPOSSIBLE
+from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE
 from glm.ops.control_flow import while_loop
 
 # Steps after which recent entries join the settled ones.

@@ -63,7 +63,7 @@ class DescriptionSchema(BaseModel):
 
     generation: ConfigSchema
     special_ids: SpecialIdsSchema
-    dtype: Literal["float32", "float16", "bfloat16", "int8"]
+    dtype: Literal["float32", "float16", "bfloat16", "int8", "int4"]
     positions: count(1)
     vocab_size: count(1)
     format: Literal["paddle", "pir", "onnx"]

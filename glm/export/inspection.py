@@ -35,9 +35,9 @@ PIR_OPERATORS = """
     1.subtract 1.sum 1.take_along_axis 1.tile 1.topk 1.transpose 1.tril 1.unsqueeze 1.where 1.while 2.yield p
 """
 ONNX_OPERATORS = """
-    :Abs :Add :Cast :Concat :Div :Gather :Gelu :LayerNormalization :MatMul :Max :Mul :QuantizeLinear :ReduceMax
-    :Reshape :Shape :Slice :Softmax :Split :Squeeze :Sub :Transpose :Unsqueeze com.microsoft:MatMulIntegerToFloat
-    com.microsoft:MatMulNBits
+    :Abs :Add :Cast :Concat :Div :Expand :Gather :Gelu :LayerNormalization :MatMul :Max :Mul :QuantizeLinear :ReduceMax
+    :Reshape :Shape :Slice :Softmax :Split :Squeeze :Sub :Transpose :Unsqueeze com.microsoft:FastGelu
+    com.microsoft:FusedMatMul com.microsoft:MatMulIntegerToFloat com.microsoft:MatMulNBits
 """
 # Numbers of dtypes in Paddle's programs → bytes.
 ITEM_SIZES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}

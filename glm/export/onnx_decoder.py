@@ -1,88 +1,87 @@
-"""An ONNX graph of onnx_program.py, run by onnxruntime, as the model of a search: OnnxDecoder.
-
-The search is search.py's own, eagerly. Keys and values go from paddle to onnxruntime and back without copies.
-"""
+"""An ONNX graph of onnx_program.py, run by onnxruntime, as the model of numpy_search.py: OnnxModel. No paddle in it."""
 
 import numpy as np
 import onnxruntime
-import paddle
-from paddle.utils.dlpack import from_dlpack
 
-from glm.decoding.decoder import SearchLayer
 from glm.files.native_paths import native_path
-from glm.ops.cpu_kernels import as_array
 from glm.ops.processor import sums_in_32_bits
 
 
-class OnnxDecoder(SearchLayer):
-    """A graph and a way to search.
+class OnnxModel:
+    """A numpy_search.Model.
 
-    path: of the graph. threads: CPU threads that it may use. The rest: see SearchLayer.
+    path: of the graph. threads: CPU threads that it may use.
     """
 
-    def __init__(self, path, threads, config, special_ids):
+    def __init__(self, path, threads):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # By default its threads wait by spinning, on the cores that paddle's threads need meanwhile.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Its threads wait for the next operator by spinning, which is faster, but not for the next call.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         with native_path(path) as name:
-            session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
-        shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
-        super().__init__(config, special_ids, shapes["logits"][2])
-        self.session = session
+            self.session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
+        shapes = {value.name: value.shape for value in (*self.session.get_inputs(), *self.session.get_outputs())}
         self.of_tokens = {}
         if "token_range" in shapes:
             # Half of what 8 bits hold, where larger sums would be cut off.
             largest = 127 if sums_in_32_bits() else 63
             self.of_tokens["token_range"] = np.array([largest], "float32")
             self.of_tokens["token_zero"] = np.array([largest + 1], "uint8")
-        self.cached = [name.partition(".")[2] for name in shapes if name.startswith("settled.")]
+        self.numbers = [name.partition(".")[2] for name in shapes if name.startswith("settled.")]
+        self.arrays, self.vocab_size = len(self.numbers), shapes["logits"][2]
         self.heads, self.head_dim = (shapes["settled.0"][axis] for axis in (1, 3))
-        self.outputs = ["logits", *(f"grown.{number}" for number in self.cached)]
+        self.outputs = ["logits", *(f"grown.{number}" for number in self.numbers)]
+        # Programs of before have a second part of what came before, and read no source and target at once.
+        self.is_of_before = "recent.0" in shapes
 
-    def prefill(self, input_ids, source_mask, mask_index):
-        """As GLMForConditionalGeneration.prefill, but [prompts, 1] int64 in the place of its embedding: mask_index."""
+    def nothing(self, prompts):
+        """Keys and values of no token."""
+        return [np.zeros([prompts, self.heads, 0, self.head_dim], "float32")] * self.arrays
+
+    def prefill(self, input_ids, source_mask, mask_index, start):
+        """See numpy_search.Model."""
+        prompts, length = input_ids.shape
+        if self.is_of_before:
+            return self.prefill_in_two(input_ids, source_mask, mask_index, start)
+        ids = np.concatenate([input_ids, np.full([prompts, 1], start)], axis=1)
+        positions = np.zeros([prompts, 2, length + 1], "int64")
+        positions[:, 0, :length] = np.arange(length)
+        positions[:, :, length] = np.stack([mask_index, np.ones_like(mask_index)], axis=1)
+        # All tokens see the source, and the first of the target itself, too.
+        visible = np.zeros([prompts, length + 1, length + 1], "float32")
+        visible[:, :, :length] = source_mask[:, None]
+        visible[:, length, length] = 1
+        logits, entries = self.run(ids, positions, visible, length, self.nothing(prompts))
+        return logits[:, 0], entries
+
+    def prefill_in_two(self, input_ids, source_mask, mask_index, start):
+        """prefill(), the source and the piece behind it one after the other."""
         prompts, length = input_ids.shape
         positions = np.stack([np.arange(length), np.zeros(length, "int64")])[None]
-        nothing = [as_array_of_any(tensor) for tensor in self.empty_cache(paddle.full([], prompts, "int32"))]
-        visible = source_mask.numpy()[:, None]
-        _, *entries = self.run(input_ids.numpy(), positions, visible, length, nothing, nothing)
-        return list(map(as_tensor, entries)), mask_index.unsqueeze(1)
+        _, source = self.run(input_ids, positions, source_mask[:, None], length, self.nothing(prompts))
+        visible = np.concatenate([source_mask, np.ones([prompts, 1], "float32")], axis=1)[:, None]
+        start = np.full([prompts, 1], start)
+        logits, target = self.step(start, mask_index, np.zeros_like(mask_index), source, visible)
+        return logits, [np.concatenate(pair, axis=2) for pair in zip(source, target, strict=True)]
 
-    def empty_cache(self, prompts):
-        """Keys and values of no token; prompts: int32 tensor []."""
-        shape = [int(prompts), self.heads, 0, self.head_dim]
-        return [paddle.full(shape, 0.0, dtype="float32") for _ in self.cached]
+    def step(self, tokens, places, numbers, settled, visible):
+        """See numpy_search.Model."""
+        positions = np.stack([places, numbers + 1], axis=1)[:, :, None]
+        positions = np.broadcast_to(positions, [*positions.shape[:2], tokens.shape[1]])
+        logits, entries = self.run(tokens, positions, visible, 0, settled)
+        return logits.reshape([-1, self.vocab_size]), entries
 
-    def step(self, tokens, number, settled, recent, fixed, lineage):
-        """As Decoder.step."""
-        ids, place = tokens.numpy(), fixed[0].numpy()
-        positions = np.broadcast_to(
-            np.stack([place, np.full_like(place, int(number) + 1)], axis=1), [len(ids), 2, ids.shape[1]]
-        )
-        caches = ([as_array_of_any(tensor) for tensor in part] for part in (settled, recent))
-        logits, *grown = self.run(ids, positions, as_array(lineage), 0, *caches)
-        return as_tensor(logits.reshape([-1, logits.shape[2]])), list(map(as_tensor, grown))
-
-    def run(self, input_ids, position_ids, visible, answer_from, settled, recent):
-        """What the graph gives: logits, then grown entries."""
+    def run(self, input_ids, position_ids, visible, answer_from, settled):
+        """What the graph gives: logits, and the tokens' keys and values."""
         feeds = {
-            "input_ids": input_ids,
+            "input_ids": np.ascontiguousarray(input_ids),
             "position_ids": np.ascontiguousarray(position_ids),
             "visible": visible,
             "answer_from": np.array([answer_from]),
             **self.of_tokens,
         }
-        for part, arrays in (("settled", settled), ("recent", recent)):
-            feeds.update((f"{part}.{number}", array) for number, array in zip(self.cached, arrays, strict=True))
-        return self.session.run(self.outputs, feeds)
-
-
-def as_tensor(array):
-    """A tensor in the memory of an array."""
-    return from_dlpack(array.__dlpack__())
-
-
-def as_array_of_any(tensor):
-    """as_array(), of a tensor without numbers, too, which has no memory."""
-    return as_array(tensor) if tensor.size else np.zeros(tensor.shape, "float32")
+        parts = {"settled": settled, **({"recent": self.nothing(len(input_ids))} if self.is_of_before else {})}
+        for part, arrays in parts.items():
+            feeds.update((f"{part}.{number}", array) for number, array in zip(self.numbers, arrays, strict=True))
+        logits, *entries = self.session.run(self.outputs, feeds)
+        return logits, entries

@@ -14,8 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-# Weights and tokens are from -LARGEST to LARGEST; of what is unsigned, ZERO stands for 0.
-LARGEST, ZERO = 127, 128
+from glm.export.whole_numbers import BLOCK, LARGEST, four_bits, quantized
+
+# Of what is unsigned, it stands for 0.
+ZERO = 128
 # A token of zeros has a scale, too.
 SMALLEST_SCALE = 1e-30
 OPSETS = {"": 20, "com.microsoft": 1}
@@ -47,9 +49,9 @@ class Weights:
 class Graph:
     """Nodes and weights of a graph in the making. Values are known by their names."""
 
-    def __init__(self, weights, matrices="float32"):
-        """weights: Weights. matrices: their dtype, float32, int8 or uint8."""
-        self.weights = weights
+    def __init__(self, weights, matrices="float32", bits=8):
+        """weights: Weights. matrices: their dtype, float32, int8 or uint8. bits: of those of small_product()."""
+        self.weights, self.bits = weights, bits
         self.whole_numbers, self.unsigned = matrices != "float32", matrices == "uint8"
         self.nodes, self.inputs, self.outputs, self.initializers = [], [], [], {}
         self.whole = {}
@@ -85,15 +87,17 @@ class Graph:
         return self.constant(sizes, "int64")
 
     def apply(self, kind, *values, results=1, named=None, domain="", **attributes):
-        """An operator's result, or list of several. named: what a single one is called."""
-        names = [named or f"{kind}.{len(self.nodes)}.{i}" for i in range(results)]
+        """An operator's result, or list of several. named: what it is called, or a list of what they are."""
+        names = [f"{kind}.{len(self.nodes)}.{i}" for i in range(results)]
+        if named:
+            names = [named] if results == 1 else named
         self.nodes.append(helper.make_node(kind, values, names, domain=domain, **attributes))
         return names[0] if results == 1 else names
 
-    def product(self, tokens, name, matrix, named=None):
-        """tokens [..., n] @ matrix [n, m]."""
+    def product(self, tokens, name, matrix):
+        """tokens [tokens, n] @ matrix [n, m]."""
         if not self.whole_numbers:
-            return self.apply("MatMul", tokens, self.weight(name, matrix), named=named)
+            return self.apply("MatMul", tokens, self.weight(name, matrix))
         numbers, of_columns = quantized(matrix)
         if self.unsigned:
             numbers = (numbers.astype("int16") + ZERO).astype("uint8")
@@ -102,7 +106,18 @@ class Graph:
         sides = [whole, weights[0], self.constant([1.0]), weights[1], self.token_range()[1]]
         if self.unsigned:
             sides.append(self.constant([ZERO], "uint8"))
-        return self.apply("Mul", self.apply("MatMulIntegerToFloat", *sides, domain=MICROSOFT), scales, named=named)
+        return self.apply("Mul", self.apply("MatMulIntegerToFloat", *sides, domain=MICROSOFT), scales)
+
+    def small_product(self, tokens, name, matrix):
+        """product(), of a matrix of `bits` bits."""
+        if self.bits == 8 or not self.whole_numbers:
+            return self.product(tokens, name, matrix)
+        numbers, scales, zeros = four_bits(matrix)
+        kinds = {"": numbers, ".scales": scales, ".zeros": zeros}
+        weights = [self.weight(f"{name}{kind}", array) for kind, array in kinds.items()]
+        about = {"K": matrix.shape[0], "N": matrix.shape[1], "bits": 4, "block_size": BLOCK}
+        # Level 4: tokens become whole numbers of 8 bits, in blocks as the matrix.
+        return self.apply("MatMulNBits", tokens, *weights, domain=MICROSOFT, accuracy_level=4, **about)
 
     def token_range(self):
         """The largest whole number that tokens become, and what stands for 0."""
@@ -111,16 +126,15 @@ class Graph:
         return "token_range", "token_zero"
 
     def quantized_tokens(self, tokens):
-        """(whole numbers, uint8 [batch, length, n]; scales [batch, length, 1]) of tokens [batch, length, n], which are
-        nearly (the first - token_zero) * the second."""
+        """(whole numbers, uint8 [tokens, n]; scales [tokens, 1]) of tokens [tokens, n], which are nearly (the first -
+        token_zero) * the second."""
         if tokens not in self.whole:
             token_range, token_zero = self.token_range()
-            # The axis is not -1: along that, onnxruntime does not reduce what has no tokens.
-            largest = self.apply("ReduceMax", self.apply("Abs", tokens), self.shape(2), keepdims=1)
+            largest = self.apply("ReduceMax", self.apply("Abs", tokens), self.shape(1), keepdims=0)
             scales = self.apply("Div", self.apply("Max", largest, self.constant(SMALLEST_SCALE)), token_range)
-            scaled = self.apply("Div", tokens, scales)
-            whole = self.apply("QuantizeLinear", scaled, self.constant([1.0]), token_zero)
-            self.whole[tokens] = whole, scales
+            zeros = self.apply("Expand", token_zero, self.apply("Shape", scales))
+            whole = self.apply("QuantizeLinear", tokens, scales, zeros, axis=0)
+            self.whole[tokens] = whole, self.apply("Unsqueeze", scales, self.shape(1))
         return self.whole[tokens]
 
     def rows(self, name, matrix, ids):
@@ -142,10 +156,3 @@ class Graph:
         graph = helper.make_graph(self.nodes, "glm", self.inputs, self.outputs, initializers)
         opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-
-def quantized(matrix):
-    """(int8 [n, m], float32 [m]) of a matrix [n, m], which is nearly the first * the second: whole numbers from
-    -LARGEST to LARGEST and a scale for each column, its largest number over LARGEST."""
-    scales = np.abs(matrix).max(axis=0) / np.float32(LARGEST)
-    return np.rint(matrix / np.where(scales > 0, scales, np.float32(1))).astype("int8"), scales

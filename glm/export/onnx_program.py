@@ -5,14 +5,14 @@
 Inputs:
     input_ids [batch, length] int64; position_ids [batch or 1, 2, length] int64, source positions and block positions.
     visible [batch, length or 1, entries] float32, 1 where a token sees an entry of the cache, 0 elsewhere; entries are
-        the settled ones, the recent ones, and the tokens' own.
-    answer_from [1] int64: the first token whose logits are wanted; the length, if those of none are.
-    settled.N, recent.N [batch, heads, entries, head_dim] float32: what came before, keys of layer 0, 1 …, then values.
+        the settled ones and the tokens' own.
+    answer_from [1] int64: the first token whose logits are wanted.
+    settled.N [batch, heads, entries, head_dim] float32: what came before, keys of layer 0, 1 …, then values.
 Outputs:
     logits [batch, length - answer_from, vocab] float32.
-    grown.N [batch, heads, recent entries + length, head_dim]: recent.N and the tokens' own.
+    grown.N [batch, heads, length, head_dim]: the tokens' own.
 
-Weights are float32; or, of matrices, whole numbers of 8 bits, see onnx_graph.py.
+Weights are float32; or, of matrices, whole numbers of 8 or 4 bits, see onnx_graph.py.
 """
 
 import math
@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto
 
 from glm.export import smoothing
-from glm.export.onnx_graph import Graph, Weights
+from glm.export.onnx_graph import MICROSOFT, Graph, Weights
 from glm.model.attention import MASKED_SCORE
 from glm.ops.processor import sums_in_32_bits
 
@@ -32,12 +32,13 @@ WORDS = "glm.word_embeddings.weight"
 def write(model, path, dtype="float32"):
     """Write a model as an ONNX graph, PREFIX.onnx, and its weights beside it.
 
-    model: modeling.GLMForConditionalGeneration, float32. dtype: "float32" or "int8"; with that, the graph suits this
-    processor best, and gives the same numbers, within their precision, on any.
+    model: modeling.GLMForConditionalGeneration, float32. dtype: "float32", "int8" or "int4" (of linear layers, with 8
+    bits for the embeddings); with 8 bits, the graph suits this processor best, and gives the same numbers, within their
+    precision, on any.
     """
     with open(f"{path}.data", "wb") as file:
-        matrices = dtype if dtype == "float32" or sums_in_32_bits() else "uint8"
-        graph = Graph(Weights(file, path.name + ".data"), matrices)
+        matrices = "float32" if dtype == "float32" else "int8" if sums_in_32_bits() else "uint8"
+        graph = Graph(Weights(file, path.name + ".data"), matrices, bits=4 if dtype == "int4" else 8)
         GLM(graph, model, smoothing.largest_inputs(model) if dtype == "int8" else {}).build()
     onnx.save(graph.finished(), path)
 
@@ -51,7 +52,7 @@ class GLM:
         self.heads, self.layers = config.num_attention_heads, config.num_layers
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.epsilon = config.layernorm_epsilon
-        self.parameters = dict(model.named_parameters())
+        self.parameters, self.sublayers = dict(model.named_parameters()), dict(model.named_sublayers())
         # {name of a matrix: what its input is divided by, [in] float32}
         self.factors = {name: smoothing.factors(found, self.matrix(name)) for name, found in largest.items()}
 
@@ -60,8 +61,14 @@ class GLM:
         return self.parameters[name].numpy()
 
     def matrix(self, name):
-        """The matrix [in, out] of a linear layer or of the head."""
-        return self.array(name).T if name == WORDS else self.array(name)
+        """The matrix [in, out] of a linear layer, with what LoRA adds to it, or of the head."""
+        if name == WORDS:
+            return self.array(name).T
+        factors = [f"{name.removesuffix('.weight')}.{factor}" for factor in ("lora_A", "lora_B")]
+        if factors[0] not in self.parameters:
+            return self.array(name)
+        scaling = self.sublayers[name.removesuffix(".weight")].scaling
+        return self.array(name) + scaling * (self.array(factors[0]) @ self.array(factors[1]))
 
     def smoothed_matrix(self, name):
         """matrix(), for an input that has been divided by its factors."""
@@ -69,22 +76,21 @@ class GLM:
         return matrix * self.factors[name][:, None] if name in self.factors else matrix
 
     def build(self):
-        """Put the whole model into the graph."""
+        """Put the whole model into the graph. Hidden states are [tokens, hidden], those of all prompts one by one."""
         graph = self.graph
         graph.input("input_ids", ["batch", "length"], TensorProto.INT64)
         graph.input("position_ids", ["positions", 2, "length"], TensorProto.INT64)
         graph.input("visible", ["batch", "queries", "entries"])
         graph.input("answer_from", [1], TensorProto.INT64)
-        for part in ("settled", "recent"):
-            for number in range(2 * self.layers):
-                graph.input(f"{part}.{number}", self.shape_of_entries(part))
+        for number in range(2 * self.layers):
+            graph.input(f"settled.{number}", self.shape_of_entries("settled"))
         bias = self.bias()
         hidden = self.embedded()
+        normal = self.normal(hidden, self.norm_before(0))
         for layer in range(self.layers):
-            hidden = self.block(layer, hidden, bias)
-        hidden = self.normal(hidden, "glm.transformer.final_layernorm", WORDS)
-        logits = graph.product(hidden, WORDS, self.smoothed_matrix(WORDS), named="logits")
-        graph.output(logits, ["batch", "answers", self.vocab_size])
+            hidden, normal = self.block(layer, hidden, normal, bias)
+        logits = graph.product(normal, WORDS, self.smoothed_matrix(WORDS))
+        graph.output(self.by_prompts(logits, self.vocab_size, named="logits"), ["batch", "answers", self.vocab_size])
 
     def bias(self):
         """What is added to scores, [batch, 1, length or 1, entries]."""
@@ -93,51 +99,65 @@ class GLM:
         return graph.apply("Mul", hidden, graph.constant(MASKED_SCORE))
 
     def embedded(self):
-        """The sum of the embeddings, [batch, length, hidden]."""
+        """The sum of the embeddings, [tokens, hidden]."""
         graph, places = self.graph, []
         kinds = graph.apply("Split", "position_ids", results=2, axis=1, num_outputs=2)
         for kind, name in zip(kinds, ("position_embeddings", "block_position_embeddings"), strict=True):
             name = f"glm.transformer.{name}.weight"
             ids = graph.apply("Squeeze", kind, graph.shape(1))
-            places.append(graph.apply("Gather", self.parameter(name), ids, axis=0))
+            places.append(graph.apply("Gather", graph.weight(name, self.array(name)), ids, axis=0))
         words = graph.rows(WORDS, self.array(WORDS), "input_ids")
-        return graph.apply("Add", words, graph.apply("Add", *places))
+        return self.by_tokens(graph.apply("Add", words, graph.apply("Add", *places)))
 
-    def block(self, layer, hidden, bias):
-        """A transformer layer over [batch, length, hidden]; the last one gives those tokens alone whose logits are
-        wanted."""
+    def by_tokens(self, value):
+        """[batch, length, hidden] as [tokens, hidden]."""
+        return self.graph.apply("Reshape", value, self.graph.shape(-1, self.hidden_size))
+
+    def by_prompts(self, value, *sizes, named=None):
+        """[tokens, n] as [batch, length, *sizes]."""
+        graph = self.graph
+        batch = graph.apply("Shape", "input_ids", start=0, end=1)
+        shape = graph.apply("Concat", batch, graph.shape(-1, *sizes), axis=0)
+        return graph.apply("Reshape", value, shape, named=named)
+
+    def block(self, layer, hidden, normal, bias):
+        """A transformer layer: (what it adds to hidden states, and these; the same, normalized for the next layer). The
+        last one gives those tokens alone whose logits are wanted."""
         graph, name = self.graph, f"glm.transformer.layers.{layer}"
-        query, key, value = self.projected(hidden, name)
-        keys, values = self.entries(layer, key), self.entries(layer + self.layers, value)
+        query, *new = self.projected(normal, name, [f"grown.{layer}", f"grown.{layer + self.layers}"])
+        keys, values = ([entry.replace("grown", "settled"), entry] for entry in new)
         if layer + 1 == self.layers:
-            query, hidden = self.wanted(query, 2), self.wanted(hidden, 1)
+            query, bias = self.wanted(query, 2), self.wanted(bias, 2)
+            hidden = self.by_tokens(self.wanted(self.by_prompts(hidden, self.hidden_size), 1))
         context = self.attended(query, keys, values, bias)
-        hidden = graph.apply("Add", hidden, self.linear(context, f"{name}.attention.dense"))
-        normal = self.normal(hidden, f"{name}.post_attention_layernorm", f"{name}.mlp.dense_h_to_4h.weight")
-        inner = graph.apply("Gelu", self.linear(normal, f"{name}.mlp.dense_h_to_4h"), approximate="tanh")
+        hidden, normal = self.added(hidden, context, f"{name}.attention.dense", f"{name}.post_attention_layernorm")
+        product = self.product(normal, f"{name}.mlp.dense_h_to_4h")
+        of_inner = graph.weight(f"{name}.mlp.dense_h_to_4h.bias", self.array(f"{name}.mlp.dense_h_to_4h.bias"))
+        inner = graph.apply("FastGelu", product, of_inner, domain=MICROSOFT)
         factors = self.factors.get(f"{name}.mlp.dense_4h_to_h.weight")
         if factors is not None:
             # Behind what is not linear, they can go into no weight.
             inner = graph.apply("Mul", inner, graph.weight(f"{name}.mlp.dense_4h_to_h.factors", 1 / factors))
-        return graph.apply("Add", hidden, self.linear(inner, f"{name}.mlp.dense_4h_to_h"))
+        return self.added(hidden, inner, f"{name}.mlp.dense_4h_to_h", self.norm_before(layer + 1))
 
-    def projected(self, hidden, name):
-        """Query (scaled), key and value of [batch, length, hidden], each [batch, heads, length, head_dim]."""
-        graph, head_dim = self.graph, self.hidden_size // self.heads
-        normal = self.normal(hidden, f"{name}.input_layernorm", f"{name}.attention.query_key_value.weight")
+    def added(self, hidden, tokens, linear, norm):
+        """(hidden states with a linear layer of tokens added; the same, normalized)."""
+        hidden = self.graph.apply("Add", hidden, self.linear(tokens, linear))
+        return hidden, self.normal(hidden, norm)
+
+    def projected(self, normal, name, outputs):
+        """Query, key and value of [tokens, hidden], each [batch, heads, length, head_dim]; the latter two are outputs,
+        called so."""
+        graph, layer = self.graph, f"{name}.attention.query_key_value"
         # Sums of values are what the next linear layer gets: the last third is divided for it.
         factors = self.factors.get(f"{name}.attention.dense.weight")
         divisor = None if factors is None else np.concatenate([np.ones(2 * self.hidden_size, "float32"), factors])
-        mixed = self.linear(normal, f"{name}.attention.query_key_value", divisor)
-        by_heads = graph.apply("Reshape", mixed, graph.shape(0, 0, 3 * self.heads, head_dim))
+        mixed = self.linear(normal, layer, divisor)
+        by_heads = self.by_prompts(mixed, 3 * self.heads, self.hidden_size // self.heads)
         by_heads = graph.apply("Transpose", by_heads, perm=[0, 2, 1, 3])
-        query, key, value = graph.apply("Split", by_heads, results=3, axis=1, num_outputs=3)
-        return graph.apply("Mul", query, graph.constant(1 / math.sqrt(head_dim))), key, value
-
-    def entries(self, number, new):
-        """(settled, recent) entries of the cache, the latter with new ones, which are an output as well."""
-        grown = self.graph.apply("Concat", f"recent.{number}", new, axis=2, named=f"grown.{number}")
-        return f"settled.{number}", self.graph.output(grown, self.shape_of_entries("grown"))
+        named = [f"{name}.query", *outputs]
+        query, *entries = graph.apply("Split", by_heads, results=3, axis=1, num_outputs=3, named=named)
+        return query, *(graph.output(entry, self.shape_of_entries("length")) for entry in entries)
 
     def shape_of_entries(self, length):
         """Shape of keys or values; length: what their number is called."""
@@ -149,32 +169,46 @@ class GLM:
         return graph.apply("Slice", value, "answer_from", graph.constant([2**62], "int64"), graph.shape(axis))
 
     def attended(self, query, keys, values, bias):
-        """Context [batch, length, hidden] of a query and two parts of keys and values."""
+        """Context [tokens, hidden] of a query and two parts of keys and values."""
         graph = self.graph
-        scores = [graph.apply("MatMul", query, graph.apply("Transpose", part, perm=[0, 1, 3, 2])) for part in keys]
+        scale = {"alpha": 1 / math.sqrt(self.hidden_size // self.heads), "transB": 1, "domain": MICROSOFT}
+        scores = [graph.apply("FusedMatMul", query, part, **scale) for part in keys]
         lengths = [graph.apply("Shape", part, start=2, end=3) for part in keys]
         probabilities = graph.apply("Softmax", graph.apply("Add", graph.apply("Concat", *scores, axis=3), bias))
         parts = graph.apply("Split", probabilities, graph.apply("Concat", *lengths, axis=0), results=2, axis=3)
         contexts = [graph.apply("MatMul", *pair) for pair in zip(parts, values, strict=True)]
-        context = graph.apply("Transpose", graph.apply("Add", *contexts), perm=[0, 2, 1, 3])
-        return graph.apply("Reshape", context, graph.shape(0, 0, self.hidden_size))
+        return self.by_tokens(graph.apply("Transpose", graph.apply("Add", *contexts), perm=[0, 2, 1, 3]))
+
+    def product(self, tokens, name, divisor=None):
+        """The product of a linear layer, without its bias, of tokens that have been divided by its factors; divisor: of
+        its result, [out]."""
+        matrix = self.smoothed_matrix(f"{name}.weight")
+        return self.graph.small_product(tokens, f"{name}.weight", matrix if divisor is None else matrix / divisor)
 
     def linear(self, tokens, name, divisor=None):
-        """A linear layer, of tokens that have been divided by its factors; divisor: of its result, [out]."""
-        matrix, bias = self.smoothed_matrix(f"{name}.weight"), self.array(f"{name}.bias")
-        if divisor is not None:
-            matrix, bias = matrix / divisor, bias / divisor
-        product = self.graph.product(tokens, f"{name}.weight", matrix)
-        return self.graph.apply("Add", product, self.graph.weight(f"{name}.bias", bias))
+        """product() with the bias."""
+        bias = self.array(f"{name}.bias")
+        bias = self.graph.weight(f"{name}.bias", bias if divisor is None else bias / divisor)
+        return self.graph.apply("Add", self.product(tokens, name, divisor), bias)
 
-    def normal(self, tokens, name, reader):
+    def norm_before(self, layer):
+        """Name of the layer normalization before a layer's attention, or behind the last layer."""
+        transformer = "glm.transformer"
+        return (
+            f"{transformer}.layers.{layer}.input_layernorm" if layer < self.layers else f"{transformer}.final_layernorm"
+        )
+
+    def normal(self, hidden, name):
         """Layer normalization, divided by the factors of the matrix that reads it."""
-        arrays = {f"{name}.{kind}": self.array(f"{name}.{kind}") for kind in ("weight", "bias")}
-        if reader in self.factors:
-            arrays = {kind: array / self.factors[reader] for kind, array in arrays.items()}
+        prefix, _, kind = name.rpartition(".")
+        readers = {
+            "input_layernorm": f"{prefix}.attention.query_key_value.weight",
+            "post_attention_layernorm": f"{prefix}.mlp.dense_h_to_4h.weight",
+            "final_layernorm": WORDS,
+        }
+        factors = self.factors.get(readers[kind])
+        arrays = {f"{name}.{part}": self.array(f"{name}.{part}") for part in ("weight", "bias")}
+        if factors is not None:
+            arrays = {part: array / factors for part, array in arrays.items()}
         weights = (self.graph.weight(*pair) for pair in arrays.items())
-        return self.graph.apply("LayerNormalization", tokens, *weights, axis=-1, epsilon=self.epsilon)
-
-    def parameter(self, name):
-        """A parameter that is computed with as it is."""
-        return self.graph.weight(name, self.array(name))
+        return self.graph.apply("LayerNormalization", hidden, *weights, axis=-1, epsilon=self.epsilon)

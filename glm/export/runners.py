@@ -14,6 +14,7 @@ from glm.errors import note
 from glm.export import inspection, trial
 from glm.export.program import ProgramError
 from glm.files.native_paths import native_path
+from glm.ops.processor import threads
 
 # On CPU this pass of both runtimes keeps a padded copy of every matrix of the prefill, whose originals the loop reads:
 # all weights twice, for no gain that could be measured.
@@ -82,11 +83,6 @@ def check_combination(program, runtime, device, backend):
         raise ProgramError(f"--backend onednn {reason}; use it with --runtime paddle")
     if backend == "onednn" and device == "gpu":
         raise ProgramError("--backend onednn runs on CPU only; leave it out with --device gpu")
-
-
-def threads():
-    """CPU threads to use: what OMP_NUM_THREADS says."""
-    return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def gpu():
@@ -173,23 +169,25 @@ class PaddleRunner:
 
 
 class OnnxRunner:
-    """Runs an ONNX program by onnxruntime, and its search by Paddle."""
+    """Runs an ONNX program by onnxruntime, and its search by NumPy; without paddle."""
 
     def __init__(self, program, device, backend):
         if importlib.util.find_spec("onnxruntime") is None:
             raise ProgramError("onnxruntime is not installed: python -m pip install -r requirements.txt")
         import onnxruntime
 
-        from glm.export.onnx_decoder import OnnxDecoder
+        from glm.export.onnx_decoder import OnnxModel
 
-        self.decoder = OnnxDecoder(program.model_file, threads(), program.config, program.special_ids)
+        self.model = OnnxModel(program.model_file, threads())
+        self.config, self.special_ids = program.config, program.special_ids
         self.name = f"onnxruntime {onnxruntime.__version__}"
 
-    def run(self, feeds):
-        """What the program gives for arrays by input name."""
-        from glm.decoding.decoder import decoded
+    def run(self, feeds, on_token=None):
+        """What the program gives for arrays by input name; on_token: see numpy_search.Search."""
+        from glm.decoding import numpy_search
 
-        return decoded(self.decoder, feeds)
+        search = numpy_search.opened(self.model, self.config, self.special_ids, on_token)
+        return numpy_search.finished(search, feeds)
 
 
 RUNNERS = {"onnx": OnnxRunner, "fastdeploy": FastDeployRunner, "paddle": PaddleRunner}

@@ -5,6 +5,7 @@ locks         one process at a time in one place
 atomic        directories and files that appear whole or not at all
 cached        directories that are verified when they are used, and made anew if damaged
 guarded       what fails of a by-product is a warning, of a result one line
+identities    what directories are known by, hashed once
 places        where results are to go, tried before there is any work
 native_paths  names of files for libraries that take UTF-8 alone
 archives      downloaded archives that stay in their directory

@@ -13,14 +13,15 @@ from glm.files.atomic import new_directory
 MANIFEST = ".cached.json"
 
 
-def cached(target, make, warn=None):
+def cached(target, make, warn=None, verify=None):
     """The directory `target`, a Path; made by make(directory) unless it is there, whole, and this user's alone to
     write.
 
-    warn: called with a line when what is there is made anew; default: it goes to stderr.
+    warn: called with a line when what is there is made anew; default: it goes to stderr. verify(target, name): raises
+    DamageError if files are not as the manifest of this name says; default: all are read for it.
     """
     if os.path.lexists(target):
-        if (problem := problem_of(target)) is None:
+        if (problem := problem_of(target, verify)) is None:
             return target
         (warn or note)(f"{target} is made anew: {problem}")
         remove(target)
@@ -29,8 +30,8 @@ def cached(target, make, warn=None):
     return target
 
 
-def problem_of(target):
-    """What keeps a directory from being used, None if nothing does."""
+def problem_of(target, verify=None):
+    """What keeps a directory from being used, None if nothing does; verify: see cached()."""
     try:
         state = os.lstat(target)
         if state.st_uid != os.geteuid():
@@ -39,7 +40,10 @@ def problem_of(target):
             return "it is no directory"
         if state.st_mode & 0o022:
             return "others may write into it"
-        listed = manifest.verify(target, required=True, name=MANIFEST)["files"]
+        if (content := manifest.read(target, MANIFEST)) is None:
+            return f"{MANIFEST} is missing"
+        (verify or manifest.verify)(target, name=MANIFEST)
+        listed = content["files"]
         if more := sorted(path.name for path in target.iterdir() if path.name not in {*listed, MANIFEST}):
             return f"{more[0]} was put into it"
     except (manifest.DamageError, OSError) as error:

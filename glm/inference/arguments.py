@@ -34,9 +34,14 @@ COLUMNS_HELP = (
     "Fields that are called otherwise in the data, as in context=passage,question=q; target is what is to be written."
 )
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+ENGINES = ("auto", "python", "onnx")
 DTYPE_HELP = (
     "What weights are loaded in and computed with. auto: float32 on CPU, on a GPU the dtype of the stored weights; the "
     "others but float32 need a GPU."
+)
+ENGINE_HELP = (
+    "What computes the model: python, its own layers; onnx, its ONNX graph by onnxruntime, which gives the same texts "
+    "faster, in float32 on CPU, and is kept in the cache from its first use on. auto: onnx where that can be."
 )
 
 

@@ -4,8 +4,6 @@ What has a way of its own for GPUs asks takes_gpu_branches(), and nothing else. 
 what users run on a GPU.
 """
 
-import paddle
-
 from glm import stacks
 from glm.command_line import UsageError
 from glm.ops.dtypes import HALVES
@@ -13,17 +11,21 @@ from glm.ops.dtypes import HALVES
 
 def is_built_for_gpus():
     """Whether this paddle is one that computes on GPUs, whether or not there is one here."""
+    import paddle
+
     return paddle.is_compiled_with_cuda()
 
 
 def name():
     """Where this process computes: cpu, gpu:0, …"""
+    import paddle
+
     return paddle.get_device()
 
 
 def on_gpu():
-    """Whether this process computes on a GPU."""
-    return name().startswith("gpu")
+    """Whether this process computes on a GPU; paddle is imported to find out only where it may be so."""
+    return stacks.has_gpu_build() and name().startswith("gpu")
 
 
 def takes_gpu_branches():
@@ -33,6 +35,8 @@ def takes_gpu_branches():
 
 def is_half(tensor):
     """Whether a tensor is of half precision."""
+    import paddle
+
     return tensor.dtype in (paddle.float16, paddle.bfloat16)
 
 
@@ -52,16 +56,22 @@ def dtype_of_weights(asked, stored):
 
 def has_bfloat16():
     """Whether the GPU computes in bfloat16."""
+    import paddle
+
     return paddle.amp.is_bfloat16_supported()
 
 
 def has_flashmask():
     """Whether attention can run in FlashMask's kernel, which is for GPUs from Ampere on (8.0)."""
+    import paddle
+
     return stacks.current().has_flashmask and paddle.device.cuda.get_device_capability() >= (8, 0)
 
 
 def peak_gpu_gib():
     """The most memory that a GPU has given so far, in GiB; None where there is none."""
+    import paddle
+
     if is_built_for_gpus() and paddle.device.cuda.device_count():
         return paddle.device.cuda.max_memory_allocated() / 2**30
     return None

@@ -2,6 +2,7 @@
 
 from glm.runtime import read_text
 
+import os
 import platform
 
 # Of x86, instructions that sum four products of 8 bits in 32. The older one sums pairs in 16, and cuts off what is
@@ -19,3 +20,8 @@ def sums_in_32_bits(machine=None, cpuinfo=None):
         return True
     cpuinfo = read_text("/proc/cpuinfo") if cpuinfo is None else cpuinfo
     return bool(SUMS_IN_32_BITS & set(cpuinfo.split()))
+
+
+def threads():
+    """CPU threads to use: what OMP_NUM_THREADS says."""
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))

@@ -48,7 +48,7 @@ def reports_to_wandb(flags):
 
 # What logs may go to → the package that it takes.
 REPORTERS = {"wandb": "wandb", "tensorboard": "tensorboardX", "visualdl": "visualdl"}
-DECODING = "min_tgt_length length_penalty no_repeat_ngram_size num_beams select_topk top_k top_p temperature"
+DECODING = "min_tgt_length length_penalty no_repeat_ngram_size num_beams select_topk top_k top_p temperature engine"
 IN_TRAINING = (
     "max_train_samples train_on_history lora_dropout lora_plus_scale overwrite_output_dir resume_from_checkpoint "
     "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps group_by_length packing "

@@ -3,11 +3,12 @@ batches."""
 
 import paddle
 
-from glm.decoding.decoder import Decoder, run
 from glm.decoding.generation_config import SpecialIds
+from glm.export import engines
 from glm.inference.answer_lines import Answer
 from glm.inference.answers import answer_all, scheduled
 from glm.inference.parts import Part
+from glm.ops.dtypes import name_of
 from glm.ops.strides import without_views
 from glm.parallel.ranks import gather_objects
 
@@ -60,12 +61,22 @@ def mean_loss(model, rows, collate, batch_size, share):
     return total / tokens
 
 
-def answers(model, rows, generation, tokenizer, batch_size, share, progress):
-    """An answer_lines.Answer for each of rows, decoded batch_size of the longest together; generation: its config."""
-    decoder = Decoder(model, generation, SpecialIds.of(tokenizer, model.config.vocab_size))
+def engine_of(asked, model, generation, tokenizer, trains):
+    """What decodes with a model, for --engine `asked`; trains: whether its weights change. Raises UsageError for what
+    cannot be, and UserError."""
+    special = SpecialIds.of(tokenizer, model.config.vocab_size)
+    dtype = name_of(next(iter(model.parameters())))
+    if engines.choice_of("python" if trains and asked == "auto" else asked, dtype, model.ranks.size) == "onnx":
+        return engines.of_model(model, special)
+    return engines.PythonEngine(model, special, generation)
+
+
+def answers(engine, rows, generation, tokenizer, batch_size, share, progress):
+    """An answer_lines.Answer for each of rows, decoded batch_size of the longest together by an engine of engines.py;
+    generation: its config."""
     found = answer_all(
         rows,
-        lambda prompts, numbers: run(decoder, prompts, generation, numbers),
+        lambda prompts, numbers: engine.run(prompts, generation, numbers),
         tokenizer,
         batch_size=batch_size,
         src_length=max((len(row.source_ids) for row in rows), default=0),

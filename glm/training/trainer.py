@@ -31,17 +31,17 @@ class GLMTrainer(ResumableTrainer):
     """Trains on lists of examples.Encoded; evaluates by loss and by what is generated.
 
     tokenizer: tokenization.Tokenizer. generation: GenerationConfig of evaluation, None without it. score_numbers: see
-    metrics.score(). The others as for ResumableTrainer.
+    metrics.score(). engine: what decodes then, see evaluation.engine_of(). The others as for ResumableTrainer.
     """
 
-    def __init__(self, *, tokenizer, generation, score_numbers=False, **kwargs):
+    def __init__(self, *, tokenizer, generation, score_numbers=False, engine="auto", **kwargs):
         super().__init__(tokenizer=tokenizer, data_collator=self.collate, **kwargs)
         self.pop_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         if self.ranks.size > 1 and self.sharding is None and self.args.dataset_world_size > 1:
             self.add_callback(AverageGradients(self.args.data_parallel_ranks))
         self.guard_by_products()
         self.score_numbers = score_numbers
-        self.generation = generation
+        self.generation, self.engine = generation, engine
         self.meter = Meter()
         self.answers = []
         self.micro_batch = None, 0  # optimizer step, number in it
@@ -194,7 +194,12 @@ class GLMTrainer(ResumableTrainer):
         scores = {}
         if not self.args.prediction_loss_only:
             progress = not self.args.disable_tqdm and self.is_world_process_zero() and sys.stderr.isatty()
-            self.answers = evaluation.answers(model, rows, self.generation, self.tokenizer, batch_size, share, progress)
+            engine = evaluation.engine_of(
+                self.engine, model, self.generation, self.tokenizer, trains=self.train_dataset is not None
+            )
+            self.answers = evaluation.answers(
+                engine, rows, self.generation, self.tokenizer, batch_size, share, progress
+            )
             for line in display.samples(self.answers) if self.is_world_process_zero() else ():
                 logger.info(line)
             predictions, targets = zip(*((row.prediction, row.target) for row in self.answers), strict=True)

@@ -110,15 +110,6 @@ def load_model(base, lora_path, dtype="float32", ranks=None):
     return model
 
 
-def load_tokenizer(base, lora_path):
-    """The Tokenizer of the model in directory `base`, with the preparation of an adapter, if there is one that says how
-    its prompts are made. Raises UserError."""
-    tokenizer = model_directory.load_tokenizer(base)
-    if lora_path is not None and (found := preparation.read(lora_path)) is not None:
-        tokenizer.preparation = found
-    return tokenizer
-
-
 def load_merged(base, lora_path, dtype="float32"):
     """As load_model(), with the adapter added to the weights: a model like any other."""
     return merge_lora(load_model(base, lora_path, dtype))

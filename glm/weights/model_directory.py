@@ -61,12 +61,15 @@ def preview(name_or_path):
     return published.shape(name), tokenizer
 
 
-def load_tokenizer(name_or_path):
-    """Tokenizer of a model, which is found as resolve() does. Raises UserError if they do not fit each other."""
+def load_tokenizer(name_or_path, lora_path=None):
+    """Tokenizer of a model, which is found as resolve() does, with the preparation of an adapter, if there is one that
+    says how its prompts are made. Raises UserError if model and tokenizer do not fit each other."""
     directory = resolve(name_or_path)
     tokenizer = Tokenizer(directory)
     if (directory / CONFIG_FILE).is_file():
         tokenizer.check_fits(read_model_config(directory)["vocab_size"], directory / CONFIG_FILE)
+    if lora_path is not None and (found := preparation.read(lora_path)) is not None:
+        tokenizer.preparation = found
     return tokenizer
 
 

@@ -118,7 +118,8 @@ def test_a_run_equals_that_of_the_branches_of_cpu(optimizer, monkeypatch, tmp_pa
     gpu_branches.take(monkeypatch)
     actual = run(tmp_path / "gpu", *flags)
     ours, theirs, before = map(without_key_biases, (actual, expected, expected / "checkpoint-4"))
-    assert distance(ours, theirs) < 1e-3 * distance(theirs, before)
+    # Rounding differs from processor to processor; Adafactor, which makes steps of its quotients, shows it most.
+    assert distance(ours, theirs) < 2e-3 * distance(theirs, before)
     for one, other in zip(read_lines(actual / "metrics.jsonl"), read_lines(expected / "metrics.jsonl"), strict=True):
         for name in {"loss", "grad_norm", "eval_loss"} & other.keys():
             assert one[name] == pytest.approx(other[name], rel=1e-3), name

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import export_generation_model
 import finetune_generation
 import predict_generation
-from glm.export import program
+from glm.export import engines, program
 from glm.files import locks, manifest
 from glm.training import saving
 from glm.weights import builtin_model
@@ -256,9 +256,7 @@ def test_answers_are_kept_of_the_same_model_and_the_same_records_alone(tmp_path,
     flags = [str(flag) for flag in [*flags, "--src_length", "64", "--batch_size", "1"]]
     interrupted = pytest.MonkeyPatch()
     with interrupted.context() as patch:
-        from glm.decoding import decoder
-
-        run, calls = decoder.run, []
+        run, calls = engines.OnnxEngine.run, []
 
         def stopping(*arguments):
             calls.append(1)
@@ -266,7 +264,7 @@ def test_answers_are_kept_of_the_same_model_and_the_same_records_alone(tmp_path,
                 raise KeyboardInterrupt
             return run(*arguments)
 
-        patch.setattr(decoder, "run", stopping)
+        patch.setattr(engines.OnnxEngine, "run", stopping)
         with pytest.raises(SystemExit):
             predict_generation.main(flags)
     CHANGES[kind](model, prompts)

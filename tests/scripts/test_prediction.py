@@ -11,6 +11,7 @@ import pytest
 import export_generation_model
 import infer_generation
 import predict_generation
+from glm.export import engines
 from tests.helpers import ROOT
 from tests.helpers.runs import DEV, read_lines
 
@@ -193,9 +194,7 @@ def test_a_conversation_answers_as_a_file_does(trained, exported, tmp_path, scri
 
 
 def test_what_interrupts_prediction_costs_a_batch_and_a_second_run_goes_on(trained, tmp_path, capsys, monkeypatch):
-    from glm.decoding import decoder
-
-    decode, calls = decoder.run, []
+    decode, calls = engines.OnnxEngine.run, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -208,7 +207,7 @@ def test_what_interrupts_prediction_costs_a_batch_and_a_second_run_goes_on(train
     predict_generation.main([*flags, str(tmp_path / "whole.jsonl")])
     output = tmp_path / "out.jsonl"
     with monkeypatch.context() as patch:
-        patch.setattr(decoder, "run", interrupted)
+        patch.setattr(engines.OnnxEngine, "run", interrupted)
         with pytest.raises(SystemExit) as stopped:
             predict_generation.main([*flags, str(output)])
     assert stopped.value.code == 130
@@ -225,7 +224,7 @@ def test_what_interrupts_prediction_costs_a_batch_and_a_second_run_goes_on(train
         predict_generation.main([*flags, str(output), "--resume", "--no_repeat_ngram_size", "1"])
     assert "are of other data, another model or other flags" in capsys.readouterr().err
     calls.clear()
-    monkeypatch.setattr(decoder, "run", lambda *arguments: calls.append(1) or decode(*arguments))
+    monkeypatch.setattr(engines.OnnxEngine, "run", lambda *arguments: calls.append(1) or decode(*arguments))
     predict_generation.main([*flags, str(output), "--resume"])
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(calls) > 0

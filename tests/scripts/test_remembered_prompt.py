@@ -16,7 +16,7 @@ from glm.data.tokenization import Tokenizer
 from glm.files import manifest
 from glm.inference.arguments import DecodingArguments
 from glm.serving.requests import Limits, read_request
-from glm.weights import adapters, peft_export, resharding
+from glm.weights import model_directory, peft_export, resharding
 from tests.helpers.runs import DEV, read_lines
 
 PROMPT = "段落：{context}\n{{问}}关于{a}："
@@ -85,7 +85,7 @@ def test_shards_and_what_is_put_together_of_them_remember_it(runs, tmp_path):
 
 def test_an_adapter_that_is_written_for_peft_remembers_it(runs, tmp_path):
     peft_export.export(runs / "adapter", tmp_path / "peft", "base")
-    assert adapters.load_tokenizer("glm-tiny-chinese", tmp_path / "peft").preparation == REMEMBERED
+    assert model_directory.load_tokenizer("glm-tiny-chinese", tmp_path / "peft").preparation == REMEMBERED
 
 
 def test_a_program_remembers_it_whatever_stands_beside_it(runs, data_file, tmp_path):

@@ -278,17 +278,13 @@ def test_what_ends_the_engines_thread_ends_the_server_and_is_told(error):
     code = f"""
 import glm.runtime
 import serve_generation
-from glm.weights import adapters
+from glm.export import engines
 
-class Decoder:
-    def __init__(self, *arguments): pass
+class Engine:
+    def run(self, *arguments):
+        raise {error}
 
-def fail(*arguments):
-    raise {error}
-
-import glm.decoding.decoder as decoder
-decoder.Decoder, decoder.run = Decoder, fail
-adapters.load_model = lambda *arguments: type("Model", (), {{"config": type("C", (), {{"vocab_size": 2560}})}})
+engines.opened = lambda *arguments: Engine()
 serve_generation.main(["--model_name_or_path", "glm-tiny-chinese", "--port", "0", "--tgt_length", "4"])
 """
     process = subprocess.Popen(

@@ -1,0 +1,117 @@
+"""What a model remembers of the prompts that are being decoded: keys and values in slots, in NumPy.
+
+Prompt i of n has slot i of arrays [slots, heads, room, head_dim], and so the first n slots are what a step reads, as
+they lie. All texts of a prompt share its entries; `visible` says which are a text's own. New entries are written where
+there is room; when it is used up, what no text sees any more is left behind.
+"""
+
+import numpy as np
+
+# Room is made for so many steps at a time.
+STEPS = 32
+
+
+class KeyValues:
+    """Keys and values of prompts with the same number of texts.
+
+    arrays: list of float32 [slots, heads, room, head_dim]. visible: [slots, texts, room] float32, 1 where a text sees
+    an entry. used: int64 [slots], entries that are taken. count: slots that are.
+    """
+
+    def __init__(self, arrays, heads, head_dim, texts):
+        """arrays: how many there are."""
+        self.arrays = [np.zeros([0, heads, 0, head_dim], "float32") for _ in range(arrays)]
+        self.visible = np.zeros([0, texts, 0], "float32")
+        self.used = np.zeros([0], "int64")
+        self.count = 0
+
+    @property
+    def room(self):
+        """Entries that a slot can hold."""
+        return self.visible.shape[2]
+
+    @property
+    def texts(self):
+        """Texts of a prompt."""
+        return self.visible.shape[1]
+
+    def reserve(self, slots, room):
+        """Have at least so many slots, with at least this room."""
+        if slots > len(self.used) or room > self.room:
+            self.move(max(slots, len(self.used)), max(room, self.room))
+
+    def move(self, slots, room, kept=None):
+        """Into arrays of so many slots with this room. kept: [count, n] int64, entries of each prompt in the order in
+        which they are to lie; default: all as they do."""
+        count, n = self.count, self.room if kept is None else kept.shape[1]
+
+        def moved(old):
+            new = np.zeros([slots, old.shape[1], room, *old.shape[3:]], "float32")
+            for row in range(count):
+                new[row, :, :n] = old[row] if kept is None else old[row].take(kept[row], 1)
+            return new
+
+        # One after the other: one array is there twice at a time, not all.
+        for number in range(len(self.arrays)):
+            self.arrays[number] = moved(self.arrays[number])
+        self.visible = moved(self.visible)
+        self.used = np.concatenate([self.used[:count], np.zeros([slots - count], "int64")])
+
+    def admit(self, entries, mask):
+        """Take in the slots after the last one what a model remembers of more prompts: arrays [n, heads, length,
+        head_dim], of which mask [n, length] says what there is."""
+        first, n = self.count, len(mask)
+        length = mask.shape[1]
+        self.reserve(first + n, length + STEPS * self.texts)
+        for array, new in zip(self.arrays, entries, strict=True):
+            array[first : first + n, :, :length] = new
+        self.visible[first : first + n] = 0
+        self.visible[first : first + n, :, :length] = mask[:, None]
+        self.used[first : first + n] = length
+        self.count += n
+
+    def seen(self):
+        """What a step reads: the list of arrays [count, heads, room, head_dim]; and [count, texts, room + texts]
+        float32, 1 where a text sees an entry, or itself."""
+        own = np.broadcast_to(np.eye(self.texts, dtype="float32"), [self.count, self.texts, self.texts])
+        visible = np.concatenate([self.visible[: self.count], own], axis=2)
+        return [array[: self.count] for array in self.arrays], visible
+
+    def append(self, entries):
+        """Add what a step gave for the newest piece of each text: arrays [count, heads, texts, head_dim]."""
+        if self.used[: self.count].max() + self.texts > self.room:
+            self.make_room()
+        slots = np.arange(self.count)[:, None]
+        places = self.used[: self.count, None] + np.arange(self.texts)
+        for array, new in zip(self.arrays, entries, strict=True):
+            array[slots, :, places] = new.transpose([0, 2, 1, 3])
+        self.visible[slots, np.arange(self.texts), places] = 1
+        self.used[: self.count] += self.texts
+
+    def make_room(self):
+        """Leave behind what no text sees, and have room for STEPS more."""
+        alive = self.visible[: self.count].any(axis=1)
+        counts = alive.sum(axis=1)
+        kept = np.argsort(~alive, axis=1, kind="stable")[:, : counts.max()]
+        self.move(len(self.used), int(counts.max()) + STEPS * self.texts, kept)
+        self.used[: self.count] = counts
+
+    def follow(self, parents, first=0):
+        """Let text j of prompt first + i see what its text parents[i, j] sees: int64 [count - first, texts]."""
+        seen = self.visible[first : self.count]
+        seen[:] = np.take_along_axis(seen, parents[:, :, None], axis=1)
+
+    def keep(self, order):
+        """Have the prompts order[0], order[1] … in slots 0, 1 …, as leaving() gives them, and no others."""
+        for slot in np.flatnonzero(order != np.arange(len(order))):
+            for array in (*self.arrays, self.visible, self.used):
+                array[slot] = array[order[slot]]
+        self.count = len(order)
+
+
+def leaving(count, gone):
+    """Which of `count` prompts each slot has when some are gone (bool [count]): the last ones fill the gaps, so that
+    few have to be moved."""
+    order = np.arange(count)[: count - gone.sum()]
+    order[gone[: len(order)]] = np.flatnonzero(~gone[len(order) :]) + len(order)
+    return order

@@ -1,0 +1,162 @@
+"""What decodes a model in Python: its own layers, or, on CPU and in float32, its ONNX graph in onnxruntime, which gives
+the same texts faster. The graph is made at first use, and kept in the cache under what its weights are known by.
+
+A model with an ONNX graph in the cache is decoded without paddle.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from glm.cache import own_cache_directory
+from glm.command_line import UsageError
+from glm.decoding import numpy_search
+from glm.decoding.generation_config import SpecialIds, answered, check_positions
+from glm.errors import UserError, note
+from glm.files import cached, identities, locks
+from glm.files.guarded import reason_of
+from glm.ops import device
+from glm.ops.processor import threads
+
+FOLDER = "engines"
+GRAPH = "glm.onnx"
+# Graphs are as large as their models: of the ones used last, so many are kept.
+KEPT = 3
+
+
+def choice_of(asked, dtype, degree=1):
+    """ "python" or "onnx", for --engine `asked`, of a model that is to compute in `dtype` on `degree` processes. Raises
+    UsageError for what cannot be."""
+    reasons = {
+        "computes on CPU, and there is a GPU": device.takes_gpu_branches(),
+        f"computes in float32, not {dtype}": dtype != "float32",
+        "does not divide a model among processes": degree > 1,
+        "needs onnxruntime and onnx: python -m pip install -r requirements.txt": not is_installed(),
+    }
+    against = next((reason for reason, holds in reasons.items() if holds), None)
+    if asked == "onnx" and against:
+        raise UsageError(f"--engine onnx {against}; leave it out")
+    return "python" if asked == "python" or against else "onnx"
+
+
+def is_installed():
+    """Whether there is what makes graphs and runs them."""
+    return bool(find_spec("onnxruntime") and find_spec("onnx"))
+
+
+class OnnxEngine:
+    """A graph that decodes prompts. path: of the graph; special: SpecialIds; positions: rows of position tables."""
+
+    def __init__(self, path, special, positions):
+        from glm.export.onnx_decoder import OnnxModel
+
+        self.model, self.special, self.positions = OnnxModel(path, threads()), special, positions
+
+    def run(self, prompts, config, row_ids=None, on_token=None):
+        """As decoder.run(), with any configuration; on_token: see numpy_search.Search."""
+        check_positions(self.positions, prompts["input_ids"].shape[1], config.max_new_tokens)
+        search = numpy_search.opened(self.model, config, self.special, on_token)
+        return answered(lambda feeds: numpy_search.finished(search, feeds), prompts, config, row_ids)
+
+
+class PythonEngine:
+    """A model's own layers. config: the structure of what is decoded is its, always."""
+
+    def __init__(self, model, special, config):
+        from glm.decoding.decoder import Decoder
+
+        self.decoder = Decoder(model, config, special)
+
+    def run(self, prompts, config, row_ids=None, on_token=None):
+        """As decoder.run(); on_token: see search.Rules."""
+        from glm.decoding.decoder import run
+
+        self.decoder.on_token = on_token
+        return run(self.decoder, prompts, config, row_ids)
+
+
+def opened(asked, directory, lora_path, tokenizer, config, dtype="float32", ranks=None):
+    """What decodes the model in a directory, with an adapter or without (None), for --engine `asked`: an OnnxEngine or
+    a PythonEngine.
+
+    config: GenerationConfig. dtype: to compute in. ranks: ranks.Ranks among which the model is divided, or None.
+    Raises UserError.
+    """
+    from glm.weights import model_directory
+
+    model_config = model_directory.load_config(directory)
+    special = SpecialIds.of(tokenizer, model_config.vocab_size)
+    if choice_of(asked, dtype, 1 if ranks is None else ranks.size) == "onnx":
+        try:
+            path = graph_of(directory, lora_path)
+            return OnnxEngine(path, special, model_config.max_sequence_length + 1)
+        except OSError as error:
+            if asked == "onnx":
+                raise UserError(f"--engine onnx: no graph could be kept ({reason_of(error)}); leave it out") from None
+            note(f"decoding in Python: no graph could be kept in the cache ({reason_of(error)})")
+    from glm.weights import adapters
+
+    return PythonEngine(adapters.load_model(directory, lora_path, dtype, ranks), special, config)
+
+
+def graph_of(directory, lora_path=None):
+    """Path of the ONNX graph of the model in a directory, with an adapter or without (None), in the cache; made unless
+    it is there. Raises UserError and OSError."""
+    directories = [directory, *filter(None, [lora_path])]
+    known = [written_by(), *map(identities.identity, directories)]
+    target = own_cache_directory() / FOLDER / hashlib.sha256(repr(known).encode()).hexdigest()[:32]
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+
+    def make(workshop):
+        from glm.export import onnx_program
+        from glm.weights import adapters
+
+        remove_oldest(target.parent, KEPT - 1)
+        onnx_program.write(adapters.load_model(directory, lora_path), workshop / GRAPH)
+
+    with waited_for(target):
+        cached.cached(target, make, verify=identities.identity)
+        os.utime(target)
+    return target / GRAPH
+
+
+def written_by():
+    """What stands for the code that writes graphs: one of another version is another graph."""
+    folder = Path(__file__).parent
+    return hashlib.sha256(
+        b"".join((folder / f"onnx_{name}.py").read_bytes() for name in ("graph", "program"))
+    ).hexdigest()
+
+
+@contextmanager
+def waited_for(target):
+    """Context in which this process alone makes `target`; launched processes want the same one at once."""
+    while True:
+        try:
+            with locks.held_for(target):
+                yield
+                return
+        except locks.LockedError:
+            time.sleep(0.2)
+
+
+def remove_oldest(folder, kept):
+    """Remove all but the graphs that were used last, so many."""
+    found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for path in sorted(found, key=lambda path: -path.stat().st_mtime)[kept:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def of_model(model, special):
+    """An OnnxEngine of a model's weights as they are now, float32 on CPU and whole. Raises OSError."""
+    from glm.export import onnx_program
+
+    with tempfile.TemporaryDirectory(dir=own_cache_directory(), prefix=".engine-") as directory:
+        onnx_program.write(model, Path(directory) / GRAPH)
+        # It has the weights that it packs, and the file that it maps, for as long as it lives.
+        return OnnxEngine(Path(directory) / GRAPH, special, model.config.max_sequence_length + 1)
