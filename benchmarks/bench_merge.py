@@ -4,7 +4,8 @@
 
 merge_peak_over_largest: the most memory that merging had, less that of an interpreter that has imported the same and
 less 200 MB, over the size of the largest weight. merge_time_vs_cp: the time of merging, writing to disk and reading
-back included, over that of `cp` of the shards; both start with the files in memory and take turns.
+back included, over that of `cp` of the shards; merge_time_vs_cp_fsync: over that of `cp` and of forcing the copies to
+the disk, which `cp` alone leaves to the system. All start with the files in memory and take turns.
 """
 
 import sys
@@ -37,6 +38,8 @@ REPORT = """
 | `merge_peak_over_largest` | {merge_peak_over_largest} |
 | `merge_seconds`, `cp_seconds` | {merge_seconds}, {cp_seconds} |
 | `merge_time_vs_cp` | {merge_time_vs_cp} |
+| `cp_fsync_seconds`: the copies forced to the disk, as what is merged is | {cp_fsync_seconds} |
+| `merge_time_vs_cp_fsync` | {merge_time_vs_cp_fsync} |
 """
 
 
@@ -71,7 +74,7 @@ def main():
     """Measure and report."""
     arguments = parser(__doc__).parse_args()
     print(machine())
-    merge_times, copy_times = [], []
+    merge_times, copy_times, forced_times = [], [], []
     with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
         whole, shards, target = (Path(scratch, name) for name in ("whole", "shards", "target"))
         whole.mkdir()
@@ -84,9 +87,11 @@ def main():
         for _ in range(arguments.repeats + 1):
             copy_times.append(run("cp", "-r", shards, target))
             shutil.rmtree(target)
+            forced_times.append(run("sh", "-c", f"cp -r {shards} {target} && sync {target}/*"))
+            shutil.rmtree(target)
             merge_times.append(run(sys.executable, "-m", "glm.weights", "merge", shards, target))
             shutil.rmtree(target)
-    merge, copy = (np.array(times[1:]) for times in (merge_times, copy_times))
+    merge, copy, forced = (np.array(times[1:]) for times in (merge_times, copy_times, forced_times))
     return report(
         {
             "model_gb": Figure(sum(sizes.values()) / 1e9, 2),
@@ -97,6 +102,8 @@ def main():
             "merge_seconds": Figure(merge, 2),
             "cp_seconds": Figure(copy, 2),
             "merge_time_vs_cp": Figure(merge / copy, 2),
+            "cp_fsync_seconds": Figure(forced, 2),
+            "merge_time_vs_cp_fsync": Figure(merge / forced, 2),
         },
         arguments,
         __file__,
