@@ -5,6 +5,8 @@ they lie. All texts of a prompt share its entries; `visible` says which are a te
 there is room; when it is used up, what no text sees any more is left behind.
 """
 
+import mmap
+
 import numpy as np
 
 # Room is made for so many steps at a time.
@@ -41,30 +43,32 @@ class KeyValues:
             self.move(max(slots, len(self.used)), max(room, self.room))
 
     def move(self, slots, room, kept=None):
-        """Into arrays of so many slots with this room. kept: [count, n] int64, entries of each prompt in the order in
-        which they are to lie; default: all as they do."""
-        count, n = self.count, self.room if kept is None else kept.shape[1]
+        """Into arrays of so many slots with this room. kept: for each prompt int64 [n], its entries in the order in
+        which they are to lie; default: all, as they do."""
+        kept = [np.arange(used) for used in self.used[: self.count]] if kept is None else kept
 
         def moved(old):
-            new = np.zeros([slots, old.shape[1], room, *old.shape[3:]], "float32")
-            for row in range(count):
-                new[row, :, :n] = old[row] if kept is None else old[row].take(kept[row], 1)
+            new = untouched_zeros([slots, old.shape[1], room, *old.shape[3:]])
+            for row, places in enumerate(kept):
+                new[row, :, : len(places)] = old[row].take(places, 1)
             return new
 
         # One after the other: one array is there twice at a time, not all.
         for number in range(len(self.arrays)):
             self.arrays[number] = moved(self.arrays[number])
         self.visible = moved(self.visible)
-        self.used = np.concatenate([self.used[:count], np.zeros([slots - count], "int64")])
+        self.used = np.array([*map(len, kept), *[0] * (slots - self.count)], "int64")
 
     def admit(self, entries, mask):
-        """Take in the slots after the last one what a model remembers of more prompts: arrays [n, heads, length,
-        head_dim], of which mask [n, length] says what there is."""
+        """Take in the slots after the last one what a model remembers of more prompts: a list of arrays [n, heads,
+        length, head_dim], which is used up; mask [n, length] says what of them there is."""
         first, n = self.count, len(mask)
         length = mask.shape[1]
         self.reserve(first + n, length + STEPS * self.texts)
-        for array, new in zip(self.arrays, entries, strict=True):
-            array[first : first + n, :, :length] = new
+        for number, array in enumerate(self.arrays):
+            array[first : first + n, :, :length] = entries[number]
+            # They are as large as what they are copied to.
+            entries[number] = None
         self.visible[first : first + n] = 0
         self.visible[first : first + n, :, :length] = mask[:, None]
         self.used[first : first + n] = length
@@ -90,11 +94,8 @@ class KeyValues:
 
     def make_room(self):
         """Leave behind what no text sees, and have room for STEPS more."""
-        alive = self.visible[: self.count].any(axis=1)
-        counts = alive.sum(axis=1)
-        kept = np.argsort(~alive, axis=1, kind="stable")[:, : counts.max()]
-        self.move(len(self.used), int(counts.max()) + STEPS * self.texts, kept)
-        self.used[: self.count] = counts
+        kept = [np.flatnonzero(alive) for alive in self.visible[: self.count].any(axis=1)]
+        self.move(len(self.used), max(map(len, kept)) + STEPS * self.texts, kept)
 
     def follow(self, parents, first=0):
         """Let text j of prompt first + i see what its text parents[i, j] sees: int64 [count - first, texts]."""
@@ -107,6 +108,14 @@ class KeyValues:
             for array in (*self.arrays, self.visible, self.used):
                 array[slot] = array[order[slot]]
         self.count = len(order)
+
+
+def untouched_zeros(shape):
+    """A float32 array of zeros whose memory the system gives page by page, as it is written to, and takes back at once.
+    Most of a short prompt's room beside a long one's is never written to."""
+    count = int(np.prod(shape))
+    memory = mmap.mmap(-1, max(1, 4 * count), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, "float32", count).reshape(shape)
 
 
 def leaving(count, gone):

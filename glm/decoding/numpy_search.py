@@ -91,9 +91,10 @@ class Search(ABC):
 
     def step(self):
         """Give each text one more piece: the Found of prompts that end with it."""
-        state, settled_and_visible = self.state, self.memory.seen()
+        state = self.state
         newest = np.take_along_axis(state["texts"], state["count"][:, None, None] - 1, axis=2)[:, :, 0]
-        logits, entries = self.model.step(newest, state["mask_index"], state["count"], *settled_and_visible)
+        # Nobody may hold on to what the memory may have to move.
+        logits, entries = self.model.step(newest, state["mask_index"], state["count"], *self.memory.seen())
         self.memory.append(entries)
         return self.advance(logits, 0)
 

@@ -3,8 +3,12 @@
 import numpy as np
 import onnxruntime
 
+from glm.decoding.key_values import untouched_zeros
 from glm.files.native_paths import native_path
 from glm.ops.processor import sums_in_32_bits
+
+# Tokens from which on results are worth placing.
+LONG = 16
 
 
 class OnnxModel:
@@ -83,5 +87,17 @@ class OnnxModel:
         parts = {"settled": settled, **({"recent": self.nothing(len(input_ids))} if self.is_of_before else {})}
         for part, arrays in parts.items():
             feeds.update((f"{part}.{number}", array) for number, array in zip(self.numbers, arrays, strict=True))
-        logits, *entries = self.session.run(self.outputs, feeds)
+        prompts, length = input_ids.shape
+        if length < LONG or self.is_of_before:
+            logits, *entries = self.session.run(self.outputs, feeds)
+            return logits, entries
+        # onnxruntime keeps the memory of its results. Here they are large, and it writes them into memory of ours.
+        binding = self.session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        logits = np.empty([prompts, length - answer_from, self.vocab_size], "float32")
+        entries = [untouched_zeros([prompts, self.heads, length, self.head_dim]) for _ in self.numbers]
+        for name, array in zip(self.outputs, (logits, *entries), strict=True):
+            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        self.session.run_with_iobinding(binding)
         return logits, entries
