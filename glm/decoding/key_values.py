@@ -23,6 +23,7 @@ class KeyValues:
     def __init__(self, arrays, heads, head_dim, texts):
         """arrays: how many there are."""
         self.arrays = [np.zeros([0, heads, 0, head_dim], "float32") for _ in range(arrays)]
+        self.buffers = [Buffer() for _ in range(arrays)]
         self.visible = np.zeros([0, texts, 0], "float32")
         self.used = np.zeros([0], "int64")
         self.count = 0
@@ -47,28 +48,36 @@ class KeyValues:
         which they are to lie; default: all, as they do."""
         kept = [np.arange(used) for used in self.used[: self.count]] if kept is None else kept
 
-        def moved(old):
-            new = untouched_zeros([slots, old.shape[1], room, *old.shape[3:]])
+        def moved(old, new):
             for row, places in enumerate(kept):
                 new[row, :, : len(places)] = old[row].take(places, 1)
             return new
 
-        # One after the other: one array is there twice at a time, not all.
-        for number in range(len(self.arrays)):
-            self.arrays[number] = moved(self.arrays[number])
-        self.visible = moved(self.visible)
+        # One after the other: one array is there twice at a time, not all. Without prompts, memory is used again.
+        for number, old in enumerate(self.arrays):
+            shape = [slots, old.shape[1], room, old.shape[3]]
+            buffer = self.buffers[number] if self.count == 0 else Buffer()
+            self.arrays[number], self.buffers[number] = moved(old, buffer.array(shape)), buffer
+        self.visible = moved(self.visible, np.zeros([slots, self.texts, room], "float32"))
         self.used = np.array([*map(len, kept), *[0] * (slots - self.count)], "int64")
 
+    def clear(self, spoiled):
+        """Forget all prompts. Their memory is used again, unless it is spoiled: what is no finite number is none either
+        where nobody is to see it, times 0."""
+        self.count = 0
+        if spoiled:
+            self.buffers = [Buffer() for _ in self.arrays]
+        self.arrays = [array[:0] for array in self.arrays]
+        self.visible, self.used = self.visible[:0, :, :0], self.used[:0]
+
     def admit(self, entries, mask):
-        """Take in the slots after the last one what a model remembers of more prompts: a list of arrays [n, heads,
-        length, head_dim], which is used up; mask [n, length] says what of them there is."""
+        """Take in the slots after the last one what a model remembers of more prompts: arrays [n, heads, length,
+        head_dim], of which mask [n, length] says what there is."""
         first, n = self.count, len(mask)
         length = mask.shape[1]
         self.reserve(first + n, length + STEPS * self.texts)
-        for number, array in enumerate(self.arrays):
-            array[first : first + n, :, :length] = entries[number]
-            # They are as large as what they are copied to.
-            entries[number] = None
+        for array, new in zip(self.arrays, entries, strict=True):
+            array[first : first + n, :, :length] = new
         self.visible[first : first + n] = 0
         self.visible[first : first + n, :, :length] = mask[:, None]
         self.used[first : first + n] = length
@@ -110,12 +119,20 @@ class KeyValues:
         self.count = len(order)
 
 
-def untouched_zeros(shape):
-    """A float32 array of zeros whose memory the system gives page by page, as it is written to, and takes back at once.
-    Most of a short prompt's room beside a long one's is never written to."""
-    count = int(np.prod(shape))
-    memory = mmap.mmap(-1, max(1, 4 * count), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(memory, "float32", count).reshape(shape)
+class Buffer:
+    """Memory for an array that is made again and again, of different shapes. The system gives it page by page, as it is
+    written to: most of a short prompt's room beside a long one's never is."""
+
+    def __init__(self):
+        self.memory = np.zeros([0], "float32")
+
+    def array(self, shape):
+        """A float32 array in that memory, of zeros where nobody has written."""
+        count = int(np.prod(shape))
+        if count > len(self.memory):
+            pages = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self.memory = np.frombuffer(pages, "float32", count)
+        return self.memory[:count].reshape(shape)
 
 
 def leaving(count, gone):

@@ -29,7 +29,7 @@ class Model(Protocol):
     def prefill(self, input_ids, source_mask, mask_index, start):
         """Read sources, int64 [prompts, length] with a float32 mask of them, and behind each the piece `start` of its
         target, whose source position is mask_index [prompts]: logits [prompts, vocab] of what follows, and the list of
-        keys and values [prompts, heads, length + 1, head_dim]."""
+        keys and values [prompts, heads, length + 1, head_dim], which may change at the next call."""
 
     def step(self, tokens, places, numbers, settled, visible):
         """Read a piece of each text, tokens int64 [prompts, texts], the one of number numbers [prompts] in a target of
@@ -60,6 +60,8 @@ class Search(ABC):
         self.banned = np.array(special.banned, "int64")
         # What n-grams may not repeat, in front of every text.
         self.start = np.array([special.sop])
+        # Whether any logits since clear() were no finite numbers.
+        self.spoiled = False
         # Of each prompt: its key; arrays by name; its source, where n-grams of it are not to be repeated.
         self.keys, self.state, self.sources = [], {}, []
 
@@ -98,6 +100,12 @@ class Search(ABC):
         self.memory.append(entries)
         return self.advance(logits, 0)
 
+    def clear(self):
+        """Let all prompts go, as an error may have left them; their memory is used again."""
+        self.memory.clear(self.spoiled)
+        self.spoiled = False
+        self.keys, self.state, self.sources = [], {}, []
+
     def drop(self, keys):
         """Let prompts go whose texts nobody waits for any more."""
         self.keep(np.array([key in keys for key in self.keys], bool))
@@ -107,6 +115,7 @@ class Search(ABC):
         the Found of those that end."""
         state = {name: array[first:] for name, array in self.state.items()}
         bad = scores.not_finite(logits).reshape([-1, self.config.num_beams]).any(axis=1)
+        self.spoiled |= bool(bad.any())
         with np.errstate(invalid="ignore", over="ignore"):
             ended = self.choose(logits, state, first)
         state["count"] += 1
@@ -295,9 +304,11 @@ def opened(model, config, special, on_token=None):
 
 
 def finished(search, feeds):
-    """What a search without prompts makes of these, which are known by their numbers: [ids [prompts, texts, new]
-    int64], with config.output_scores [ids, scores [prompts, texts] float32], as SearchLayer.forward gives them."""
+    """What a search, of which no other prompts are wanted, makes of these, which are known by their numbers: [ids
+    [prompts, texts, new] int64], with config.output_scores [ids, scores [prompts, texts] float32], as
+    SearchLayer.forward gives them."""
     prompts, beams = len(feeds["input_ids"]), search.config.num_beams
+    search.clear()
     found = search.add(feeds, list(range(prompts)))
     while not search.is_over:
         found += search.step()

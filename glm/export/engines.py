@@ -56,11 +56,17 @@ class OnnxEngine:
         from glm.export.onnx_decoder import OnnxModel
 
         self.model, self.special, self.positions = OnnxModel(path, threads()), special, positions
+        # By structure. They keep their memory from one batch to the next.
+        self.searches = {}
 
     def run(self, prompts, config, row_ids=None, on_token=None):
         """As decoder.run(), with any configuration; on_token: see numpy_search.Search."""
         check_positions(self.positions, prompts["input_ids"].shape[1], config.max_new_tokens)
-        search = numpy_search.opened(self.model, config, self.special, on_token)
+        key = str(config.structure)
+        if key not in self.searches:
+            self.searches[key] = numpy_search.opened(self.model, config, self.special)
+        search = self.searches[key]
+        search.on_token = on_token
         return answered(lambda feeds: numpy_search.finished(search, feeds), prompts, config, row_ids)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 
-from glm.decoding.key_values import untouched_zeros
+from glm.decoding.key_values import Buffer
 from glm.files.native_paths import native_path
 from glm.ops.processor import sums_in_32_bits
 
@@ -34,6 +34,7 @@ class OnnxModel:
         self.numbers = [name.partition(".")[2] for name in shapes if name.startswith("settled.")]
         self.arrays, self.vocab_size = len(self.numbers), shapes["logits"][2]
         self.heads, self.head_dim = (shapes["settled.0"][axis] for axis in (1, 3))
+        self.buffers = [Buffer() for _ in self.numbers]
         self.outputs = ["logits", *(f"grown.{number}" for number in self.numbers)]
         # Programs of before have a second part of what came before, and read no source and target at once.
         self.is_of_before = "recent.0" in shapes
@@ -76,7 +77,7 @@ class OnnxModel:
         return logits.reshape([-1, self.vocab_size]), entries
 
     def run(self, input_ids, position_ids, visible, answer_from, settled):
-        """What the graph gives: logits, and the tokens' keys and values."""
+        """What the graph gives: logits, and the tokens' keys and values, until the next call."""
         feeds = {
             "input_ids": np.ascontiguousarray(input_ids),
             "position_ids": np.ascontiguousarray(position_ids),
@@ -96,7 +97,7 @@ class OnnxModel:
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
         logits = np.empty([prompts, length - answer_from, self.vocab_size], "float32")
-        entries = [untouched_zeros([prompts, self.heads, length, self.head_dim]) for _ in self.numbers]
+        entries = [buffer.array([prompts, self.heads, length, self.head_dim]) for buffer in self.buffers]
         for name, array in zip(self.outputs, (logits, *entries), strict=True):
             binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         self.session.run_with_iobinding(binding)

@@ -10,6 +10,7 @@ import os
 import numpy as np
 
 from glm import stacks
+from glm.decoding import numpy_search
 from glm.errors import note
 from glm.export import inspection, trial
 from glm.export.program import ProgramError
@@ -179,15 +180,12 @@ class OnnxRunner:
         from glm.export.onnx_decoder import OnnxModel
 
         self.model = OnnxModel(program.model_file, threads())
-        self.config, self.special_ids = program.config, program.special_ids
+        self.search = numpy_search.opened(self.model, program.config, program.special_ids)
         self.name = f"onnxruntime {onnxruntime.__version__}"
 
-    def run(self, feeds, on_token=None):
-        """What the program gives for arrays by input name; on_token: see numpy_search.Search."""
-        from glm.decoding import numpy_search
-
-        search = numpy_search.opened(self.model, self.config, self.special_ids, on_token)
-        return numpy_search.finished(search, feeds)
+    def run(self, feeds):
+        """What the program gives for arrays by input name."""
+        return numpy_search.finished(self.search, feeds)
 
 
 RUNNERS = {"onnx": OnnxRunner, "fastdeploy": FastDeployRunner, "paddle": PaddleRunner}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glm.decoding import numpy_search
-from glm.decoding.generation_config import GenerationConfig, feeds
+from glm.decoding.generation_config import NOT_FINITE, GenerationConfig, feeds
 from tests.decoding.test_search import SPECIAL, STRATEGIES, NumpyModel, Scores, decode_by_numpy, prompts_of, trimmed
 
 
@@ -64,3 +64,56 @@ def test_room_for_keys_and_values_follows_what_texts_see_and_not_how_long_they_h
         search.step()
         rooms.append(search.memory.room)
     assert max(rooms) < 2 * 400 < 4 * 400
+
+
+class NotFinite(NumpyModel):
+    """Logits, keys and values of prompt 1 are no numbers."""
+
+    def prefill(self, input_ids, source_mask, mask_index, start):
+        logits, (entries,) = super().prefill(input_ids, source_mask, mask_index, start)
+        logits[mask_index == 1] = np.nan
+        entries[mask_index == 1] = np.nan
+        return logits, [entries]
+
+
+def test_what_is_no_number_spoils_nothing_that_comes_after_it():
+    config = GenerationConfig(max_new_tokens=9)
+    search = numpy_search.opened(NotFinite(Scores(7)), config, SPECIAL)
+    (ids,) = numpy_search.finished(search, feeds(prompts_of([0, 1]), config, [0, 1]))
+    assert (ids[1] == NOT_FINITE).all()
+    assert (ids[0] != NOT_FINITE).all()
+    seen = []
+    step = search.model.step
+    search.model.step = lambda *arguments: (seen.append(np.isfinite(arguments[3][0]).all()), step(*arguments))[1]
+    (again,) = numpy_search.finished(search, feeds(prompts_of([0, 2]), config, [0, 2]))
+    assert trimmed(again[0]) == trimmed(ids[0])
+    assert seen
+    assert all(seen)
+
+
+def test_a_search_that_an_error_has_left_begins_anew():
+    config = GenerationConfig(max_new_tokens=9, min_new_tokens=8)
+    search = numpy_search.opened(NumpyModel(Scores(7)), config, SPECIAL)
+    inputs = feeds(prompts_of([0, 3]), config, [0, 3])
+    wanted = numpy_search.finished(search, inputs)[0].tolist()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    search.on_token = stop
+    with pytest.raises(KeyboardInterrupt):
+        numpy_search.finished(search, inputs)
+    search.on_token = None
+    assert numpy_search.finished(search, inputs)[0].tolist() == wanted
+
+
+def test_memory_is_used_again_by_batches_of_other_shapes():
+    config = GenerationConfig(max_new_tokens=9, min_new_tokens=8)
+    search = numpy_search.opened(NumpyModel(Scores(8)), config, SPECIAL)
+    numpy_search.finished(search, feeds(prompts_of(range(8)), config, range(8)))
+    (memory,) = (buffer.memory for buffer in search.memory.buffers)
+    for prompts in ([3], [1, 2], range(7)):
+        (ids,) = numpy_search.finished(search, feeds(prompts_of(prompts), config, prompts))
+        alone = decode_by_numpy(Scores(8), config, prompts)[0]
+        assert ids.tolist() == alone.tolist()
+        assert search.memory.buffers[0].memory is memory
