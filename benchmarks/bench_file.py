@@ -114,11 +114,13 @@ def work(side, directory):
         return serve(lambda: prepare(directory) or {})
     decode = engine_of(side, directory)
 
-    def answer(new, file=None, source=None):
+    def answer(new, file=None, source=None, times=1):
         sizes = lengths(file) if file else np.array([source])
         batches = scheduled(sizes.tolist(), BATCH, LONGEST, new)
         prompts = [prompts_of(sizes[batch]) for batch in batches]
-        return {"seconds": seconds(lambda: [decode(part, decoding(1, new)) for part in prompts])}
+        taken = [seconds(lambda: [decode(part, decoding(1, new)) for part in prompts]) for _ in range(times)]
+        # A process that has slept for a while is slow at first.
+        return {"seconds": float(np.median(taken))}
 
     return serve(answer)
 
@@ -209,7 +211,7 @@ def main():
     if arguments.worker:
         return work(arguments.worker, arguments.directory)
     print(machine())
-    requests = {"first": {"source": 257, "new": 1}, "dureader_1": {"file": "dureader", "new": 1}}
+    requests = {"first": {"source": 257, "new": 1, "times": 5}, "dureader_1": {"file": "dureader", "new": 1}}
     requests |= {file: {"file": file, "new": new} for file, (_, _, new) in FILES.items()}
     times, peaks = {}, {}
     with prepared_directory(__file__) as directory:

@@ -247,7 +247,12 @@ def work(side, directory):
         matrix = np.random.default_rng(0).standard_normal([2048, 2048], dtype="float32")
         return serve(lambda: {"seconds": seconds(lambda: matrix @ matrix) / (2 * 2048**3)})
     decode = OPENED[side](side, directory)
-    return serve(lambda prompts, new: {"seconds": seconds(lambda: decode(prompts, new))})
+
+    def answer(prompts, new, times=1):
+        # A process that has slept for a while is slow at first.
+        return {"seconds": float(np.median([seconds(lambda: decode(prompts, new)) for _ in range(times)]))}
+
+    return serve(answer)
 
 
 def has(python, packages):
@@ -294,6 +299,7 @@ def main():
     sides = [side for side, (_, packages, _) in SIDES.items() if side in OURS or has(arguments.peers, packages)]
     requests = {"first": (1, 1), "whole": (1, NEW), "first8": (8, 1), "whole8": (8, NEW)}
     requests = {name: {"prompts": prompts, "new": new} for name, (prompts, new) in requests.items()}
+    requests["first"]["times"] = 5
     with prepared_directory(__file__) as directory, ExitStack() as stack:
 
         def worker(side):

@@ -1,8 +1,8 @@
 """What a model remembers of the prompts that are being decoded: keys and values in slots, in NumPy.
 
-Prompt i of n has slot i of arrays [slots, heads, room, head_dim], and so the first n slots are what a step reads, as
-they lie. All texts of a prompt share its entries; `visible` says which are a text's own. New entries are written where
-there is room; when it is used up, what no text sees any more is left behind.
+Prompt i of n has slot i of arrays [slots, heads, room, head_dim], or [slots, heads, head_dim, room], and so the first
+n slots are what a step reads, as they lie. All texts of a prompt share its entries; `visible` says which are a text's
+own. New entries are written where there is room; when it is used up, what no text sees any more is left behind.
 """
 
 import mmap
@@ -16,14 +16,14 @@ STEPS = 32
 class KeyValues:
     """Keys and values of prompts with the same number of texts.
 
-    arrays: list of float32 [slots, heads, room, head_dim]. visible: [slots, texts, room] float32, 1 where a text sees
-    an entry. used: int64 [slots], entries that are taken. count: slots that are.
+    arrays: list of float32, with entries along the axes of `axes`, 2 or 3. visible: [slots, texts, room] float32, 1
+    where a text sees an entry. used: int64 [slots], entries that are taken. count: slots that are.
     """
 
-    def __init__(self, arrays, heads, head_dim, texts):
-        """arrays: how many there are."""
-        self.arrays = [np.zeros([0, heads, 0, head_dim], "float32") for _ in range(arrays)]
-        self.buffers = [Buffer() for _ in range(arrays)]
+    def __init__(self, axes, heads, head_dim, texts):
+        self.axes, self.heads, self.head_dim = axes, heads, head_dim
+        self.arrays = [np.zeros(self.shape(0, 0, axis), "float32") for axis in axes]
+        self.buffers = [Buffer() for _ in axes]
         self.visible = np.zeros([0, texts, 0], "float32")
         self.used = np.zeros([0], "int64")
         self.count = 0
@@ -38,6 +38,10 @@ class KeyValues:
         """Texts of a prompt."""
         return self.visible.shape[1]
 
+    def shape(self, slots, room, axis):
+        """Shape of an array with entries along an axis."""
+        return [slots, self.heads, *((room, self.head_dim) if axis == 2 else (self.head_dim, room))]
+
     def reserve(self, slots, room):
         """Have at least so many slots, with at least this room."""
         if slots > len(self.used) or room > self.room:
@@ -48,17 +52,17 @@ class KeyValues:
         which they are to lie; default: all, as they do."""
         kept = [np.arange(used) for used in self.used[: self.count]] if kept is None else kept
 
-        def moved(old, new):
+        def moved(old, new, axis):
             for row, places in enumerate(kept):
-                new[row, :, : len(places)] = old[row].take(places, 1)
+                first_of(new[row], len(places), axis - 1)[...] = old[row].take(places, axis - 1)
             return new
 
         # One after the other: one array is there twice at a time, not all. Without prompts, memory is used again.
-        for number, old in enumerate(self.arrays):
-            shape = [slots, old.shape[1], room, old.shape[3]]
+        for number, axis in enumerate(self.axes):
             buffer = self.buffers[number] if self.count == 0 else Buffer()
-            self.arrays[number], self.buffers[number] = moved(old, buffer.array(shape)), buffer
-        self.visible = moved(self.visible, np.zeros([slots, self.texts, room], "float32"))
+            new = buffer.array(self.shape(slots, room, axis))
+            self.arrays[number], self.buffers[number] = moved(self.arrays[number], new, axis), buffer
+        self.visible = moved(self.visible, np.zeros([slots, self.texts, room], "float32"), 2)
         self.used = np.array([*map(len, kept), *[0] * (slots - self.count)], "int64")
 
     def clear(self, spoiled):
@@ -66,38 +70,41 @@ class KeyValues:
         where nobody is to see it, times 0."""
         self.count = 0
         if spoiled:
-            self.buffers = [Buffer() for _ in self.arrays]
-        self.arrays = [array[:0] for array in self.arrays]
+            self.buffers = [Buffer() for _ in self.axes]
+        self.arrays = [np.zeros(self.shape(0, 0, axis), "float32") for axis in self.axes]
         self.visible, self.used = self.visible[:0, :, :0], self.used[:0]
 
     def admit(self, entries, mask):
-        """Take in the slots after the last one what a model remembers of more prompts: arrays [n, heads, length,
-        head_dim], of which mask [n, length] says what there is."""
+        """Take in the slots after the last one what a model remembers of more prompts: a list of arrays with `length`
+        entries, of which mask [n, length] says what there is."""
         first, n = self.count, len(mask)
         length = mask.shape[1]
         self.reserve(first + n, length + STEPS * self.texts)
-        for array, new in zip(self.arrays, entries, strict=True):
-            array[first : first + n, :, :length] = new
+        for array, new, axis in zip(self.arrays, entries, self.axes, strict=True):
+            first_of(array[first : first + n], length, axis)[...] = new
         self.visible[first : first + n] = 0
         self.visible[first : first + n, :, :length] = mask[:, None]
         self.used[first : first + n] = length
         self.count += n
 
     def seen(self):
-        """What a step reads: the list of arrays [count, heads, room, head_dim]; and [count, texts, room + texts]
+        """What a step reads: the list of arrays, [count, …]; and [count, texts, room + texts]
         float32, 1 where a text sees an entry, or itself."""
         own = np.broadcast_to(np.eye(self.texts, dtype="float32"), [self.count, self.texts, self.texts])
         visible = np.concatenate([self.visible[: self.count], own], axis=2)
         return [array[: self.count] for array in self.arrays], visible
 
     def append(self, entries):
-        """Add what a step gave for the newest piece of each text: arrays [count, heads, texts, head_dim]."""
+        """Add what a step gave for the newest piece of each text: a list of arrays with `texts` entries."""
         if self.used[: self.count].max() + self.texts > self.room:
             self.make_room()
         slots = np.arange(self.count)[:, None]
         places = self.used[: self.count, None] + np.arange(self.texts)
-        for array, new in zip(self.arrays, entries, strict=True):
-            array[slots, :, places] = new.transpose([0, 2, 1, 3])
+        for array, new, axis in zip(self.arrays, entries, self.axes, strict=True):
+            if axis == 2:
+                array[slots, :, places] = new.transpose([0, 2, 1, 3])
+            else:
+                array[slots, :, :, places] = new.transpose([0, 3, 1, 2])
         self.visible[slots, np.arange(self.texts), places] = 1
         self.used[: self.count] += self.texts
 
@@ -117,6 +124,11 @@ class KeyValues:
             for array in (*self.arrays, self.visible, self.used):
                 array[slot] = array[order[slot]]
         self.count = len(order)
+
+
+def first_of(array, count, axis):
+    """The first `count` entries along an axis, the last but one or the last."""
+    return array[..., :count] if axis == array.ndim - 1 else array[..., :count, :]
 
 
 class Buffer:

@@ -23,18 +23,19 @@ READ_TOGETHER = 512
 class Model(Protocol):
     """The model as a search sees it.
 
-    arrays: by how many arrays of keys and values it remembers a prompt; heads, head_dim: their shape. vocab_size.
+    axes: of each array of keys or values, where its entries are: 2, as in [prompts, heads, entries, head_dim], or 3, as
+    in [prompts, heads, head_dim, entries]. heads, head_dim: their shape. vocab_size.
     """
 
     def prefill(self, input_ids, source_mask, mask_index, start):
         """Read sources, int64 [prompts, length] with a float32 mask of them, and behind each the piece `start` of its
         target, whose source position is mask_index [prompts]: logits [prompts, vocab] of what follows, and the list of
-        keys and values [prompts, heads, length + 1, head_dim], which may change at the next call."""
+        their keys and values, length + 1 of them, which may change at the next call."""
 
     def step(self, tokens, places, numbers, settled, visible):
         """Read a piece of each text, tokens int64 [prompts, texts], the one of number numbers [prompts] in a target of
-        source position places [prompts]: logits [prompts * texts, vocab], and the list of the pieces' keys and values
-        [prompts, heads, texts, head_dim]. settled, visible: as KeyValues.seen() gives them."""
+        source position places [prompts]: logits [prompts * texts, vocab], and the list of the pieces' keys and
+        values. settled, visible: as KeyValues.seen() gives them."""
 
 
 class Found(NamedTuple):
@@ -56,7 +57,7 @@ class Search(ABC):
 
     def __init__(self, model, config, special, on_token=None):
         self.model, self.config, self.special, self.on_token = model, config, special, on_token
-        self.memory = KeyValues(model.arrays, model.heads, model.head_dim, config.num_beams)
+        self.memory = KeyValues(model.axes, model.heads, model.head_dim, config.num_beams)
         self.banned = np.array(special.banned, "int64")
         # What n-grams may not repeat, in front of every text.
         self.start = np.array([special.sop])

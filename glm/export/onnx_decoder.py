@@ -32,8 +32,10 @@ class OnnxModel:
             self.of_tokens["token_range"] = np.array([largest], "float32")
             self.of_tokens["token_zero"] = np.array([largest + 1], "uint8")
         self.numbers = [name.partition(".")[2] for name in shapes if name.startswith("settled.")]
-        self.arrays, self.vocab_size = len(self.numbers), shapes["logits"][2]
-        self.heads, self.head_dim = (shapes["settled.0"][axis] for axis in (1, 3))
+        self.vocab_size = shapes["logits"][2]
+        kinds = [shapes[f"settled.{number}"] for number in self.numbers]
+        self.axes = [3 if isinstance(kind[2], int) else 2 for kind in kinds]
+        self.heads, self.head_dim = kinds[0][1], kinds[0][5 - self.axes[0]]
         self.buffers = [Buffer() for _ in self.numbers]
         self.outputs = ["logits", *(f"grown.{number}" for number in self.numbers)]
         # Programs of before have a second part of what came before, and read no source and target at once.
@@ -41,7 +43,11 @@ class OnnxModel:
 
     def nothing(self, prompts):
         """Keys and values of no token."""
-        return [np.zeros([prompts, self.heads, 0, self.head_dim], "float32")] * self.arrays
+        return [np.zeros(self.shape(prompts, 0, axis), "float32") for axis in self.axes]
+
+    def shape(self, prompts, entries, axis):
+        """Shape of keys or values with entries along an axis."""
+        return [prompts, self.heads, *((entries, self.head_dim) if axis == 2 else (self.head_dim, entries))]
 
     def prefill(self, input_ids, source_mask, mask_index, start):
         """See numpy_search.Model."""
@@ -97,7 +103,8 @@ class OnnxModel:
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
         logits = np.empty([prompts, length - answer_from, self.vocab_size], "float32")
-        entries = [buffer.array([prompts, self.heads, length, self.head_dim]) for buffer in self.buffers]
+        shapes = (self.shape(prompts, length, axis) for axis in self.axes)
+        entries = [buffer.array(shape) for buffer, shape in zip(self.buffers, shapes, strict=True)]
         for name, array in zip(self.outputs, (logits, *entries), strict=True):
             binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         self.session.run_with_iobinding(binding)

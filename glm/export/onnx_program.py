@@ -7,10 +7,11 @@ Inputs:
     visible [batch, length or 1, entries] float32, 1 where a token sees an entry of the cache, 0 elsewhere; entries are
         the settled ones and the tokens' own.
     answer_from [1] int64: the first token whose logits are wanted.
-    settled.N [batch, heads, entries, head_dim] float32: what came before, keys of layer 0, 1 …, then values.
+    settled.N float32: what came before, keys of layer 0, 1 … [batch, heads, head_dim, entries], as a step multiplies by
+        them, then values [batch, heads, entries, head_dim].
 Outputs:
     logits [batch, length - answer_from, vocab] float32.
-    grown.N [batch, heads, length, head_dim]: the tokens' own.
+    grown.N, likewise: the tokens' own.
 
 Weights are float32; or, of matrices, whole numbers of 8 or 4 bits, see onnx_graph.py.
 """
@@ -83,7 +84,7 @@ class GLM:
         graph.input("visible", ["batch", "queries", "entries"])
         graph.input("answer_from", [1], TensorProto.INT64)
         for number in range(2 * self.layers):
-            graph.input(f"settled.{number}", self.shape_of_entries("settled"))
+            graph.input(f"settled.{number}", self.shape_of_entries(number, "settled"))
         bias = self.bias()
         hidden = self.embedded()
         normal = self.normal(hidden, self.norm_before(0))
@@ -146,22 +147,28 @@ class GLM:
         return hidden, self.normal(hidden, norm)
 
     def projected(self, normal, name, outputs):
-        """Query, key and value of [tokens, hidden], each [batch, heads, length, head_dim]; the latter two are outputs,
-        called so."""
+        """Query [batch, heads, length, head_dim], as scores are to be made of it, key and value of [tokens, hidden]; the
+        latter two are outputs, called so."""
         graph, layer = self.graph, f"{name}.attention.query_key_value"
-        # Sums of values are what the next linear layer gets: the last third is divided for it.
-        factors = self.factors.get(f"{name}.attention.dense.weight")
-        divisor = None if factors is None else np.concatenate([np.ones(2 * self.hidden_size, "float32"), factors])
+        # Scores are divided by the root of head_dim. Sums of values are what the next linear layer gets, divided for it.
+        kinds = np.ones([3, self.hidden_size], "float32")
+        kinds[0] = math.sqrt(self.hidden_size // self.heads)
+        kinds[2] = self.factors.get(f"{name}.attention.dense.weight", 1.0)
+        divisor = kinds.reshape(-1)
         mixed = self.linear(normal, layer, divisor)
         by_heads = self.by_prompts(mixed, 3 * self.heads, self.hidden_size // self.heads)
         by_heads = graph.apply("Transpose", by_heads, perm=[0, 2, 1, 3])
-        named = [f"{name}.query", *outputs]
-        query, *entries = graph.apply("Split", by_heads, results=3, axis=1, num_outputs=3, named=named)
-        return query, *(graph.output(entry, self.shape_of_entries("length")) for entry in entries)
+        named = [f"{name}.query", f"{name}.key", outputs[1]]
+        query, key, value = graph.apply("Split", by_heads, results=3, axis=1, num_outputs=3, named=named)
+        key = graph.apply("Transpose", key, perm=[0, 1, 3, 2], named=outputs[0])
+        for number, entries in ((0, key), (self.layers, value)):
+            graph.output(entries, self.shape_of_entries(number, "length"))
+        return query, key, value
 
-    def shape_of_entries(self, length):
-        """Shape of keys or values; length: what their number is called."""
-        return ["batch", self.heads, length, self.hidden_size // self.heads]
+    def shape_of_entries(self, number, length):
+        """Shape of the keys or values of a number; length: what that of entries is called."""
+        head_dim = self.hidden_size // self.heads
+        return ["batch", self.heads, *((head_dim, length) if number < self.layers else (length, head_dim))]
 
     def wanted(self, value, axis):
         """What a value has along an axis of tokens from answer_from on."""
@@ -171,9 +178,8 @@ class GLM:
     def attended(self, query, keys, values, bias):
         """Context [tokens, hidden] of a query and two parts of keys and values."""
         graph = self.graph
-        scale = {"alpha": 1 / math.sqrt(self.hidden_size // self.heads), "transB": 1, "domain": MICROSOFT}
-        scores = [graph.apply("FusedMatMul", query, part, **scale) for part in keys]
-        lengths = [graph.apply("Shape", part, start=2, end=3) for part in keys]
+        scores = [graph.apply("MatMul", query, part) for part in keys]
+        lengths = [graph.apply("Shape", part, start=2, end=3) for part in values]
         probabilities = graph.apply("Softmax", graph.apply("Add", graph.apply("Concat", *scores, axis=3), bias))
         parts = graph.apply("Split", probabilities, graph.apply("Concat", *lengths, axis=0), results=2, axis=3)
         contexts = [graph.apply("MatMul", *pair) for pair in zip(parts, values, strict=True)]

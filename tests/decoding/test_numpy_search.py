@@ -66,6 +66,33 @@ def test_room_for_keys_and_values_follows_what_texts_see_and_not_how_long_they_h
     assert max(rooms) < 2 * 400 < 4 * 400
 
 
+class Transposed(NumpyModel):
+    """With entries along the last axis."""
+
+    axes = (3,)
+
+    def prefill(self, *arguments):
+        logits, (entries,) = super().prefill(*arguments)
+        return logits, [entries.swapaxes(2, 3)]
+
+    def step(self, tokens, places, numbers, settled, visible):
+        logits, (entries,) = super().step(tokens, places, numbers, [settled[0].swapaxes(2, 3)], visible)
+        return logits, [entries.swapaxes(2, 3)]
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beams"])
+def test_along_which_axis_entries_lie_is_all_the_same(strategy):
+    config = GenerationConfig(max_new_tokens=90, min_new_tokens=80, **STRATEGIES[strategy])
+    found = []
+    for kind in (NumpyModel, Transposed):
+        search = numpy_search.opened(kind(Scores(9)), config, SPECIAL)
+        inputs = feeds(prompts_of(range(5)), config, range(5))
+        found.append(
+            {key: one.ids.tolist() for key, one in added_one_by_one(search, inputs, [[0, 1], [2, 3, 4]]).items()}
+        )
+    assert found[0] == found[1]
+
+
 class NotFinite(NumpyModel):
     """Logits, keys and values of prompt 1 are no numbers."""
 

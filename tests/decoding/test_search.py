@@ -80,7 +80,7 @@ class Scores:
 class NumpyModel:
     """Scores as a numpy_search.Model. Prompts are known by their mask_index."""
 
-    arrays, heads, head_dim, vocab_size = 1, 1, 1, VOCAB
+    axes, heads, head_dim, vocab_size = (2,), 1, 1, VOCAB
 
     def __init__(self, scores):
         self.scores = scores
