@@ -47,7 +47,7 @@ def make_model(directory):
     """Write a random model without holding it; the sizes of its weights in bytes, by name."""
     config = {**builtin_model.CONFIG, **SHAPE}
     write_json(config, directory / "config.json")
-    shapes, rng = expected_shapes(config, directory), np.random.default_rng(0)
+    shapes, rng = expected_shapes(config), np.random.default_rng(0)
     with SafetensorsWriter(directory / "model.safetensors", shapes, "float32") as writer:
         for shape in shapes.values():
             writer.write(rng.standard_normal(shape, dtype="float32"))

@@ -147,10 +147,11 @@ class GLM:
         return hidden, self.normal(hidden, norm)
 
     def projected(self, normal, name, outputs):
-        """Query [batch, heads, length, head_dim], as scores are to be made of it, key and value of [tokens, hidden]; the
-        latter two are outputs, called so."""
+        """Query [batch, heads, length, head_dim], of which scores are made as it is, key and value of [tokens, hidden];
+        the latter two are outputs, called so."""
         graph, layer = self.graph, f"{name}.attention.query_key_value"
-        # Scores are divided by the root of head_dim. Sums of values are what the next linear layer gets, divided for it.
+        # Scores are divided by the root of head_dim. Sums of values are what the next linear layer gets, divided for
+        # it.
         kinds = np.ones([3, self.hidden_size], "float32")
         kinds[0] = math.sqrt(self.hidden_size // self.heads)
         kinds[2] = self.factors.get(f"{name}.attention.dense.weight", 1.0)
