@@ -76,7 +76,9 @@ def loader(arguments, config, directory, tokenizer):
     positions = model_directory.load_config(directory).max_sequence_length + 1
     check_positions(positions, arguments.src_length, config.max_new_tokens)
     dtype = model_directory.dtype_to_compute_in(arguments.dtype, directory)
-    engines.choice_of(arguments.engine, dtype)
+    if engines.needs_paddle(arguments.engine, directory, arguments.lora_path, dtype):
+        # It sets a handler of its own for SIGTERM, which ends the process: that has to be there before the server's.
+        import paddle  # noqa: F401
 
     def load():
         engine = engines.opened(arguments.engine, directory, arguments.lora_path, tokenizer, config, dtype)

@@ -168,6 +168,8 @@ def run(decoder, prompts, config, row_ids=None):
     Raises UserError, before any work, if the positions of a prompt or of what is generated exceed the model's tables.
     """
     check_positions(decoder.model.config.max_sequence_length + 1, prompts["input_ids"].shape[1], config.max_new_tokens)
+    # All prompts of a batch have the same limits here.
+    prompts = {name: prompts[name] for name in ("input_ids", "source_mask", "mask_index")}
     return answered(lambda arrays: decoded(decoder, arrays), prompts, config, row_ids)
 
 

@@ -136,13 +136,14 @@ def input_names(config):
 def feeds(prompts, config, row_ids=None):
     """Arrays to feed a decoder, by name.
 
-    prompts: input_ids int64 [batch, source], source_mask float32 [batch, source], mask_index int64 [batch].
+    prompts: input_ids int64 [batch, source], source_mask float32 [batch, source], mask_index int64 [batch]; and limits
+        of their own, int64 [batch], such as max_new_tokens, which numpy_search.py alone obeys.
     config: GenerationConfig.
     row_ids: for each prompt a number that its random draws depend on; default 0…batch-1.
     """
     arrays = dict(prompts)
     for name in ("max_new_tokens", "min_new_tokens", "top_k"):
-        arrays[name] = np.array([getattr(config, name)], dtype="int64")
+        arrays.setdefault(name, np.array([getattr(config, name)], dtype="int64"))
     for name in ("length_penalty", "temperature", "top_p"):
         arrays[name] = np.array([getattr(config, name)], dtype="float32")
     if config.do_sample:

@@ -113,9 +113,7 @@ def opened(asked, directory, lora_path, tokenizer, config, dtype="float32", rank
 def graph_of(directory, lora_path=None):
     """Path of the ONNX graph of the model in a directory, with an adapter or without (None), in the cache; made unless
     it is there. Raises UserError and OSError."""
-    directories = [directory, *filter(None, [lora_path])]
-    known = [written_by(), *map(identities.identity, directories)]
-    target = own_cache_directory() / FOLDER / hashlib.sha256(repr(known).encode()).hexdigest()[:32]
+    target = place_of(directory, lora_path)
     target.parent.mkdir(mode=0o700, exist_ok=True)
 
     def make(workshop):
@@ -129,6 +127,24 @@ def graph_of(directory, lora_path=None):
         cached.cached(target, make, verify=identities.identity)
         os.utime(target)
     return target / GRAPH
+
+
+def place_of(directory, lora_path):
+    """Where in the cache the graph of a model is, or is to be. Raises UserError and OSError."""
+    directories = [directory, *filter(None, [lora_path])]
+    known = [written_by(), *map(identities.identity, directories)]
+    return own_cache_directory() / FOLDER / hashlib.sha256(repr(known).encode()).hexdigest()[:32]
+
+
+def needs_paddle(asked, directory, lora_path, dtype="float32"):
+    """Whether opened() will import paddle: for a model's layers, or to make a graph. Raises UserError."""
+    if choice_of(asked, dtype) == "python":
+        return True
+    try:
+        target = place_of(directory, lora_path)
+        return not target.is_dir() or cached.problem_of(target, identities.identity) is not None
+    except OSError:
+        return True
 
 
 def written_by():

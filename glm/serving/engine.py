@@ -9,6 +9,8 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from glm.data import examples
 
 log = logging.getLogger(__name__)
@@ -76,8 +78,8 @@ class Engine:
     """Decodes jobs, batch by batch, in a thread of its own.
 
     load() → decode(prompts, config, rows, on_token) → ids [batch, new]; both are called in that thread.
-    prompts: as data.collate_prompts() gives them, padded with pad_id. on_token: see search.Rules; with beams it is not
-    called. end_id: the piece that ends a text.
+    prompts: as data.collate_prompts() gives them, padded with pad_id, and of each its max_new_tokens, int64 [batch].
+    on_token: see search.Rules; with beams it is not called. end_id: the piece that ends a text.
     budget: most tokens that a batch may take, rows * (its longest source + new tokens); a single prompt may take more.
     monitor: monitoring.Monitor.
     """
@@ -185,6 +187,8 @@ class Engine:
             self.monitor.batch_started(len(jobs))
         prompts = examples.collate_prompts([job.encoded for job in jobs], self.pad_id)
         longest = max((job.config for job in jobs), key=lambda config: config.max_new_tokens)
+        # What decodes each prompt by a limit of its own does not go on with one whose limit has come.
+        prompts["max_new_tokens"] = np.array([job.config.max_new_tokens for job in jobs], "int64")
         return self.decode(prompts, longest, [job.row for job in jobs], lambda *news: self._on_token(jobs, *news))
 
     def _on_token(self, jobs, numbers, pieces):

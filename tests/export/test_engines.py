@@ -90,6 +90,25 @@ def test_positions_that_there_are_not_are_refused_before_anything_is_decoded(mon
         engine.run(models.random_prompts((9,)), GenerationConfig(max_new_tokens=500))
 
 
+@pytest.mark.parametrize("engine", ["layers", "graph"])
+def test_texts_with_limits_of_their_own_are_beginnings_of_the_longest_ones(engine):
+    model, special, config = models.make_model(), models.special_ids(), GenerationConfig(max_new_tokens=25)
+    opened = engines.PythonEngine(model, special, config) if engine == "layers" else engines.of_model(model, special)
+    prompts, limits = models.random_prompts((9, 5, 12, 7)), [25, 1, 3, 8]
+    whole = models.trimmed(opened.run(prompts, config))
+    read = []
+    if engine == "graph":
+        step = opened.model.step
+        opened.model.step = lambda tokens, *more: (read.append(len(tokens)), step(tokens, *more))[1]
+    found = opened.run({**prompts, "max_new_tokens": np.array(limits)}, config)
+    wanted = whole if engine == "layers" else [text[:limit] for text, limit in zip(whole, limits, strict=True)]
+    limits = limits if engine == "graph" else [25] * 4
+    assert [models.trimmed(ids[None, :limit])[0] for ids, limit in zip(found, limits, strict=True)] == wanted
+    if engine == "graph":
+        # The first piece comes of reading the prompt.
+        assert sum(read) == sum(map(len, wanted)) - len(wanted)
+
+
 @pytest.mark.parametrize(
     ("asked", "about", "chosen"),
     [

@@ -271,9 +271,12 @@ def test_beams_give_their_text_at_the_end(briefly_trained, tmp_path):
     assert piece["text"] == answer["prediction"] == expected[0][1]
 
 
-def test_sigterm_refuses_what_is_new_and_finishes_what_was_accepted():
+@pytest.mark.parametrize("engine", ["python", "onnx"])
+def test_sigterm_refuses_what_is_new_and_finishes_what_was_accepted(engine, tmp_path, monkeypatch):
+    # Where the graph is not there yet, the model is loaded for it.
+    monkeypatch.setenv("GLM_CACHE_DIR", str(tmp_path))
     # The untrained model never ends by itself: each text takes as many steps as are allowed.
-    long = ["--tgt_length", "800", "--min_tgt_length", "799", "--src_length", "64"]
+    long = ["--tgt_length", "800", "--min_tgt_length", "799", "--src_length", "64", "--engine", engine]
     with Served("--model_name_or_path", builtin_model.NAME, *long) as server, httpx.Client(timeout=60) as client:
         streams = []
         for number in range(6):
