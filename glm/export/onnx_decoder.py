@@ -1,5 +1,7 @@
 """An ONNX graph of onnx_program.py, run by onnxruntime, as the model of numpy_search.py: OnnxModel. No paddle in it."""
 
+import os
+
 import numpy as np
 import onnxruntime
 
@@ -9,6 +11,27 @@ from glm.ops.processor import sums_in_32_bits
 
 # Tokens from which on results are worth placing.
 LONG = 16
+
+
+class EmbeddingRows:
+    """Rows of the embeddings, read one by one from the file of weights. As a part of the graph they would be mapped,
+    and the system maps the neighbours of what is read, too: a prompt would take the memory of nearly all.
+
+    path: of the file; rows, scales: where in it they begin. shape: of the embeddings.
+    """
+
+    def __init__(self, path, rows, scales, shape):
+        self.file, self.first, self.width = open(path, "rb"), rows, shape[1]  # noqa: SIM115 (open as long as it lives)
+        self.scales = np.fromfile(path, "float32", shape[0], offset=scales)
+
+    def __call__(self, ids):
+        """Embeddings [..., hidden] float32 of ids."""
+        unique, places = np.unique(ids.reshape(-1), return_inverse=True)
+        parts = [
+            os.pread(self.file.fileno(), self.width, self.first + number * self.width) for number in unique.tolist()
+        ]
+        rows = np.frombuffer(b"".join(parts), "int8").reshape([-1, self.width])
+        return (rows * self.scales[unique, None])[places].reshape([*ids.shape, self.width])
 
 
 class OnnxModel:
@@ -25,14 +48,18 @@ class OnnxModel:
         with native_path(path) as name:
             self.session = onnxruntime.InferenceSession(name, options, providers=["CPUExecutionProvider"])
         shapes = {value.name: value.shape for value in (*self.session.get_inputs(), *self.session.get_outputs())}
-        self.of_tokens = {}
+        self.of_tokens, self.vocab_size = {}, shapes["logits"][2]
         if "token_range" in shapes:
             # Half of what 8 bits hold, where larger sums would be cut off.
             largest = 127 if sums_in_32_bits() else 63
             self.of_tokens["token_range"] = np.array([largest], "float32")
             self.of_tokens["token_zero"] = np.array([largest + 1], "uint8")
+        self.embeddings = None
+        if "words" in shapes:
+            places = self.session.get_modelmeta().custom_metadata_map
+            size = self.vocab_size, shapes["words"][2]
+            self.embeddings = EmbeddingRows(f"{path}.data", int(places["rows_at"]), int(places["scales_at"]), size)
         self.numbers = [name.partition(".")[2] for name in shapes if name.startswith("settled.")]
-        self.vocab_size = shapes["logits"][2]
         kinds = [shapes[f"settled.{number}"] for number in self.numbers]
         self.axes = [3 if isinstance(kind[2], int) else 2 for kind in kinds]
         self.heads, self.head_dim = kinds[0][1], kinds[0][5 - self.axes[0]]
@@ -84,7 +111,9 @@ class OnnxModel:
 
     def run(self, input_ids, position_ids, visible, answer_from, settled):
         """What the graph gives: logits, and the tokens' keys and values, until the next call."""
+        words = {} if self.embeddings is None else {"words": self.embeddings(input_ids)}
         feeds = {
+            **words,
             "input_ids": np.ascontiguousarray(input_ids),
             "position_ids": np.ascontiguousarray(position_ids),
             "visible": visible,

@@ -24,6 +24,8 @@ OPSETS = {"": 20, "com.microsoft": 1}
 # External weights begin at multiples of a page, so that they can be mapped.
 PAGE = 4096
 MICROSOFT = "com.microsoft"
+# The input of embeddings, and where the file of weights has those.
+WORDS, ROWS, SCALES = "words", "rows_at", "scales_at"
 
 
 class Weights:
@@ -33,16 +35,20 @@ class Weights:
         self.file = file
         self.location = location
 
-    def add(self, name, array):
-        """The TensorProto of an array that has been written."""
-        array = np.ascontiguousarray(array)
+    def place(self, array):
+        """Write an array; where it begins."""
         self.file.write(bytes(-self.file.tell() % PAGE))
+        offset = self.file.tell()
+        self.file.write(np.ascontiguousarray(array).data)
+        return offset
+
+    def add(self, name, array):
+        """The TensorProto of an array, which is written."""
         tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
         tensor.data_location = TensorProto.EXTERNAL
-        where = {"location": self.location, "offset": self.file.tell(), "length": array.nbytes}
+        where = {"location": self.location, "offset": self.place(array), "length": array.nbytes}
         for key, value in where.items():
             tensor.external_data.add(key=key, value=str(value))
-        self.file.write(array.data)
         return tensor
 
 
@@ -54,7 +60,7 @@ class Graph:
         self.weights, self.bits = weights, bits
         self.whole_numbers, self.unsigned = matrices != "float32", matrices == "uint8"
         self.nodes, self.inputs, self.outputs, self.initializers = [], [], [], {}
-        self.whole = {}
+        self.whole, self.metadata = {}, {}
         if self.whole_numbers and not self.unsigned:
             self.input("token_range", [1])
             self.input("token_zero", [1], TensorProto.UINT8)
@@ -138,21 +144,22 @@ class Graph:
         return self.whole[tokens]
 
     def rows(self, name, matrix, ids):
-        """Rows [..., m] of a matrix [n, m] at ids [...], of the same weight that product() of its transpose has; with
-        8 bits of one of its own, which is read a row at a time."""
+        """Rows [batch, length, m] of a matrix [n, m] at ids [batch, length], of the same weight that product() of its
+        transpose has. With 8 bits they are an input, WORDS, and the file has their whole numbers, int8 [n, m], and their
+        scales, float32 [n], where the graph's metadata says."""
         if not self.whole_numbers:
             columns = self.apply("Gather", self.weight(name, matrix.T), ids, axis=1)
             return self.apply("Transpose", columns, perm=[1, 2, 0])
         numbers, scales = quantized(matrix.T)
-        rows = self.weight(f"{name}.rows", numbers.T), self.weight(f"{name}.scales_of_rows", scales)
-        numbers, scales = (self.apply("Gather", weight, ids, axis=0) for weight in rows)
-        return self.apply(
-            "Mul", self.apply("Cast", numbers, to=TensorProto.FLOAT), self.apply("Unsqueeze", scales, self.shape(-1))
-        )
+        self.metadata = {ROWS: self.weights.place(numbers.T), SCALES: self.weights.place(scales)}
+        self.input(WORDS, ["batch", "length", matrix.shape[1]])
+        return WORDS
 
     def finished(self):
         """The ModelProto."""
         initializers = list(self.initializers.values())
         graph = helper.make_graph(self.nodes, "glm", self.inputs, self.outputs, initializers)
         opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        helper.set_model_props(model, {key: str(value) for key, value in self.metadata.items()})
+        return model

@@ -3,7 +3,8 @@
     PREFIX.onnx, PREFIX.onnx.data
 
 Inputs:
-    input_ids [batch, length] int64; position_ids [batch or 1, 2, length] int64, source positions and block positions.
+    input_ids [batch, length] int64; with 8 or 4 bits also words [batch, length, hidden] float32, their embeddings, see
+        Graph.rows(). position_ids [batch or 1, 2, length] int64, source positions and block positions.
     visible [batch, length or 1, entries] float32, 1 where a token sees an entry of the cache, 0 elsewhere; entries are
         the settled ones and the tokens' own.
     answer_from [1] int64: the first token whose logits are wanted.
