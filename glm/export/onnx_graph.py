@@ -144,9 +144,9 @@ class Graph:
         return self.whole[tokens]
 
     def rows(self, name, matrix, ids):
-        """Rows [batch, length, m] of a matrix [n, m] at ids [batch, length], of the same weight that product() of its
-        transpose has. With 8 bits they are an input, WORDS, and the file has their whole numbers, int8 [n, m], and their
-        scales, float32 [n], where the graph's metadata says."""
+        """Rows [batch, length, m] of a matrix [n, m] at ids [batch, length], of the weight that product() of its
+        transpose has. With 8 bits they are an input, WORDS, and the file has their whole numbers, int8 [n, m], and
+        their scales, float32 [n], where the graph's metadata says."""
         if not self.whole_numbers:
             columns = self.apply("Gather", self.weight(name, matrix.T), ids, axis=1)
             return self.apply("Transpose", columns, perm=[1, 2, 0])

@@ -264,6 +264,23 @@ def test_a_program_of_the_reference_stack_runs_on_both(tmp_path):
         assert paddle.get_flags(EAGER_DELETION)[EAGER_DELETION] == -1.0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_onnx_programs_of_before_run(tmp_path, dtype):
+    """As they were written when keys and values came in two parts, and sources were read without their target's first
+    piece: greedy search of make_model(**OLD)."""
+    with zipfile.ZipFile(Path(__file__).with_name("onnx_before.zip")) as archive:
+        archive.extractall(tmp_path)
+    old, model = program.describe(tmp_path, f"greedy_{dtype}"), models.make_model(**OLD)
+    config = run_config({}, {"max_new_tokens": 15, "min_new_tokens": 5})
+    found, wanted = open_program(old)(runtime_feeds(config))[0], eager(model, config)
+    if dtype == "float32":
+        np.testing.assert_array_equal(found, wanted)
+    else:
+        program.save(model, Tokenizer(), config, tmp_path / "new", "greedy", dtype, "onnx")
+        new = open_program(program.describe(tmp_path / "new", "greedy"))(runtime_feeds(config))[0]
+        np.testing.assert_array_equal(found, new)
+
+
 def test_a_program_that_must_not_keep_memory_does_not(exported):
     """A program of PIR gives wrong texts otherwise, without an error."""
     PaddleRunner(program.describe(exported, "greedy"), "cpu", "paddle")
