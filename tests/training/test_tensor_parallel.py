@@ -137,7 +137,10 @@ def launch(directory, *flags):
     command = [sys.executable, *LAUNCH, "--nproc_per_node", "2", "--log_dir", str(directory.parent / "log")]
     command += [str(ROOT / "finetune_generation.py"), *TRAIN, "--tensor_parallel_degree", "2", *flags]
     with open(directory.parent / "screen.txt", "w", encoding="utf8") as screen:
-        return subprocess.Popen([*command, "--output_dir", str(directory)], stdout=screen, stderr=subprocess.STDOUT)
+        # What runs tests in the background may have it ignore SIGINT, and so would this job.
+        signals = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        command += ["--output_dir", str(directory)]
+        return subprocess.Popen(command, stdout=screen, stderr=subprocess.STDOUT, **signals)
 
 
 def test_a_rank_that_is_killed_takes_the_job_down_and_the_last_checkpoint_loads(tmp_path):
