@@ -138,7 +138,13 @@ BREAKING = {
     "--do_train, which goes by --fp16, --bf16 and --fp16_opt_level": ["--do_train"],
 }
 OTHERWISE = {script: ["--output_dir", "x", "--do_train"] if script.startswith("finetune") else [] for script in CLASSES}
-VALUES = {"evaluation_strategy": "steps", "batch_size": "3", "num_beams": "3", "num_train_epochs": "2"}
+VALUES = {
+    "engine": "onnx",
+    "evaluation_strategy": "steps",
+    "batch_size": "3",
+    "num_beams": "3",
+    "num_train_epochs": "2",
+}
 
 
 @pytest.mark.parametrize("script", CLASSES)

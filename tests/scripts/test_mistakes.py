@@ -99,7 +99,7 @@ def test_bad_records_can_be_left_out(tmp_path, capfd):
         ),
         (predict_generation, ["--model_name_or_path", "{tmp}"], "no cog-pretrain.model"),
         (predict_generation, ["--model_name_or_path", "glm-tiny-chinese", "--batch_size", "x"], "whole number"),
-        (export_generation_model, ["--model_name_or_path", "glm-tiny-chinese", "--dtype", "int4"], "float16"),
+        (export_generation_model, ["--model_name_or_path", "glm-tiny-chinese", "--dtype", "int3"], "float16"),
         (export_generation_model, ["--model_name_or_path", "{tmp}/none"], "no such directory"),
         (infer_generation, ["--model_path", "{tmp}"], "export_generation_model.py"),
         (infer_generation, ["--runtime", "tensorrt"], "must be one of"),
