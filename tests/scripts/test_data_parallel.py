@@ -127,7 +127,8 @@ def test_launchers_that_share_a_directory_give_the_bytes_of_one_process(model, w
 
 def test_a_rank_that_is_killed_goes_on_with_resume(model, whole, data, tmp_path):
     output = tmp_path / "out.jsonl"
-    flags = [*model, *SHARED, data, *DECODING, "--batch_size", "1", "--output_file"]
+    # The slower way, so that there is something left to kill.
+    flags = [*model, *SHARED, data, *DECODING, "--engine", "python", "--batch_size", "1", "--output_file"]
     alone("predict_generation.py", *flags, tmp_path / "one.jsonl")
     flags = [*map(str, flags), str(output)]
     command = [sys.executable, *LAUNCH, "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]
