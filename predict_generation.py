@@ -152,14 +152,18 @@ class Predictor:
         """What decodes; see engines.opened()."""
         from glm.export import engines
 
-        degree, ranks = self.arguments.tensor_parallel_degree, None
-        if degree > 1:
-            from glm.parallel.ranks import launched_ranks
-
-            ranks = launched_ranks(degree)
+        arguments, ranks = self.arguments, self.ranks()
         return engines.opened(
-            self.arguments.engine, self.directory, self.arguments.lora_path, self.tokenizer, config, self.dtype, ranks
+            arguments.engine, self.directory, arguments.lora_path, self.tokenizer, config, self.dtype, ranks
         )
+
+    def ranks(self):
+        """The ranks.Ranks among which the model is divided, connected; None where it is not, which needs no paddle."""
+        if self.arguments.tensor_parallel_degree == 1:
+            return None
+        from glm.parallel.ranks import launched_ranks
+
+        return launched_ranks(self.arguments.tensor_parallel_degree)
 
     def predict(self):
         """Answer all prompts and write what comes of it."""
@@ -176,11 +180,8 @@ class Predictor:
     def open_decoder(self, longest, needed):
         """See answers.answer_prompts()."""
         if not needed:
-            if self.arguments.tensor_parallel_degree > 1:
-                from glm.parallel.ranks import launched_ranks
-
-                # Others are waiting for this rank to connect.
-                launched_ranks(self.arguments.tensor_parallel_degree)
+            # Others are waiting for this rank to connect.
+            self.ranks()
             return None
         engine = self.engine(self.config)
         return lambda batch, rows: engine.run(batch, self.config, rows)

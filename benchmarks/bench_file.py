@@ -17,15 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import json
-import os
 import subprocess
 import tempfile
-import time
 from contextlib import ExitStack
 
 import numpy as np
 from bench_decode import LARGE, SPECIAL, decoding, save_model
-from measuring import Figure, Worker, alternated, machine, parser, prepared_directory, report, seconds, serve
+from measuring import Figure, Worker, alternated, machine, parser, prepared_directory, report, run, seconds, serve
 
 from glm.inference.answers import scheduled
 
@@ -104,8 +102,8 @@ def engine_of(side, directory):
     from glm.export import program, runners
 
     runtime = "paddle" if side == "program" else "onnx"
-    run = runners.open_program(program.describe(directory, side), runtime)
-    return lambda prompts, config: generation_config.answered(run, prompts, config)
+    opened = runners.open_program(program.describe(directory, side), runtime)
+    return lambda prompts, config: generation_config.answered(opened, prompts, config)
 
 
 def work(side, directory):
@@ -118,9 +116,7 @@ def work(side, directory):
         sizes = lengths(file) if file else np.array([source])
         batches = scheduled(sizes.tolist(), BATCH, LONGEST, new)
         prompts = [prompts_of(sizes[batch]) for batch in batches]
-        taken = [seconds(lambda: [decode(part, decoding(1, new)) for part in prompts]) for _ in range(times)]
-        # A process that has slept for a while is slow at first.
-        return {"seconds": float(np.median(taken))}
+        return {"seconds": seconds(lambda: [decode(part, decoding(1, new)) for part in prompts], times)}
 
     return serve(answer)
 
@@ -151,16 +147,6 @@ def peak_of(directory, prefix, sizes, beams=1):
     return round(float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
 
 
-def timed(command):
-    """Seconds that a command takes; and MiB that it had at most."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
-
-
 def startup(repeats):
     """Seconds from the start of predict_generation.py to three texts, less those of importing paddle; MiB."""
     figures = {}
@@ -178,7 +164,7 @@ def startup(repeats):
         times, peaks = {}, {}
         for repeat in range(-1, max(repeats, 5)):
             for name, command in commands.items():
-                taken, peak = timed(command)
+                taken, peak = run(command)
                 if repeat >= 0:
                     times.setdefault(name, []).append(taken)
                     peaks[name] = peak

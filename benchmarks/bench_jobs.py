@@ -13,12 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import json
-import os
-import subprocess
 import tempfile
-import time
 
-from measuring import Figure, machine, parser, report
+from measuring import Figure, machine, parser, report, run
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
@@ -114,23 +111,6 @@ def command_of(name, scratch, repeat):
     elif name in ("infer", "infer_onnx", "predict"):
         words += ["--output_file", f"{output}.jsonl"]
     return list(map(str, words)), ROOT / "checkpoints" / "demo" if name == "demo" else output
-
-
-def run(command):
-    """(seconds, peak MiB) of a command with all its processes. Raises RuntimeError with what it said if it fails."""
-    environment = dict(os.environ)
-    # What each process may use it finds out itself.
-    del environment["OMP_NUM_THREADS"]
-    with tempfile.TemporaryFile() as said:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        taken = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            raise RuntimeError(f"{' '.join(command)} failed:\n{said.read().decode(errors='replace')[-2000:]}")
-    return taken, usage.ru_maxrss / 1024
 
 
 def scores_of(name, directory):

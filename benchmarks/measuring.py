@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "BENCHMARKS.md"
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "BENCHMARKS.md"
 
 
 class Figure:
@@ -93,11 +94,31 @@ def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def seconds(action):
-    """Time that action() takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+def seconds(action, times=1):
+    """Time that action() takes, the median of so many times: a process that has slept for a while is slow at first."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
+def run(command):
+    """(seconds, peak MiB) of a command with all its processes. Raises RuntimeError with what it said if it fails."""
+    environment = dict(os.environ)
+    # What each process may use it finds out itself.
+    del environment["OMP_NUM_THREADS"]
+    with tempfile.TemporaryFile() as said:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        taken = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command)} failed:\n{said.read().decode(errors='replace')[-2000:]}")
+    return taken, usage.ru_maxrss / 1024
 
 
 def alternated(workers, requests, repeats):

@@ -22,7 +22,7 @@ class KeyValues:
 
     def __init__(self, axes, heads, head_dim, texts):
         self.axes, self.heads, self.head_dim = axes, heads, head_dim
-        self.arrays = [np.zeros(self.shape(0, 0, axis), "float32") for axis in axes]
+        self.arrays = self.nothing()
         self.buffers = [Buffer() for _ in axes]
         self.visible = np.zeros([0, texts, 0], "float32")
         self.used = np.zeros([0], "int64")
@@ -38,9 +38,9 @@ class KeyValues:
         """Texts of a prompt."""
         return self.visible.shape[1]
 
-    def shape(self, slots, room, axis):
-        """Shape of an array with entries along an axis."""
-        return [slots, self.heads, *((room, self.head_dim) if axis == 2 else (self.head_dim, room))]
+    def nothing(self):
+        """Arrays of no slots."""
+        return [np.zeros(shape_of_entries(0, self.heads, 0, self.head_dim, axis), "float32") for axis in self.axes]
 
     def reserve(self, slots, room):
         """Have at least so many slots, with at least this room."""
@@ -60,7 +60,7 @@ class KeyValues:
         # One after the other: one array is there twice at a time, not all. Without prompts, memory is used again.
         for number, axis in enumerate(self.axes):
             buffer = self.buffers[number] if self.count == 0 else Buffer()
-            new = buffer.array(self.shape(slots, room, axis))
+            new = buffer.array(shape_of_entries(slots, self.heads, room, self.head_dim, axis))
             self.arrays[number], self.buffers[number] = moved(self.arrays[number], new, axis), buffer
         self.visible = moved(self.visible, np.zeros([slots, self.texts, room], "float32"), 2)
         self.used = np.array([*map(len, kept), *[0] * (slots - self.count)], "int64")
@@ -71,7 +71,7 @@ class KeyValues:
         self.count = 0
         if spoiled:
             self.buffers = [Buffer() for _ in self.axes]
-        self.arrays = [np.zeros(self.shape(0, 0, axis), "float32") for axis in self.axes]
+        self.arrays = self.nothing()
         self.visible, self.used = self.visible[:0, :, :0], self.used[:0]
 
     def admit(self, entries, mask):
@@ -124,6 +124,11 @@ class KeyValues:
             for array in (*self.arrays, self.visible, self.used):
                 array[slot] = array[order[slot]]
         self.count = len(order)
+
+
+def shape_of_entries(prompts, heads, entries, head_dim, axis):
+    """Shape of keys or values with entries along an axis, 2 or 3."""
+    return [prompts, heads, *((entries, head_dim) if axis == 2 else (head_dim, entries))]
 
 
 def first_of(array, count, axis):

@@ -95,9 +95,8 @@ class Search(ABC):
     def step(self):
         """Give each text one more piece: the Found of prompts that end with it."""
         state = self.state
-        newest = np.take_along_axis(state["texts"], state["count"][:, None, None] - 1, axis=2)[:, :, 0]
         # Nobody may hold on to what the memory may have to move.
-        logits, entries = self.model.step(newest, state["mask_index"], state["count"], *self.memory.seen())
+        logits, entries = self.model.step(newest(state), state["mask_index"], state["count"], *self.memory.seen())
         self.memory.append(entries)
         return self.advance(logits, 0)
 
@@ -121,8 +120,7 @@ class Search(ABC):
             ended = self.choose(logits, state, first)
         state["count"] += 1
         if self.on_token is not None:
-            places = state["count"][:, None, None] - 1
-            self.on_token(np.array(self.keys[first:]), np.take_along_axis(state["texts"], places, axis=2)[:, 0, 0])
+            self.on_token(np.array(self.keys[first:]), newest(state)[:, 0])
         ended = ended | bad | (state["count"] >= state["max_new_tokens"])
         found = []
         for row in np.flatnonzero(ended):
@@ -264,6 +262,11 @@ class Beams(Search):
             self.config.num_beams,
         )
         return texts[0], values[0]
+
+
+def newest(state):
+    """The last piece of each text of a state, [prompts, texts]."""
+    return np.take_along_axis(state["texts"], state["count"][:, None, None] - 1, axis=2)[:, :, 0]
 
 
 def best_texts(values, texts, count):

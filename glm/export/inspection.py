@@ -37,7 +37,7 @@ PIR_OPERATORS = """
 ONNX_OPERATORS = """
     :Abs :Add :Cast :Concat :Div :Expand :Gather :Gelu :LayerNormalization :MatMul :Max :Mul :QuantizeLinear :ReduceMax
     :Reshape :Shape :Slice :Softmax :Split :Squeeze :Sub :Transpose :Unsqueeze com.microsoft:FastGelu
-    com.microsoft:FusedMatMul com.microsoft:MatMulIntegerToFloat com.microsoft:MatMulNBits
+    com.microsoft:MatMulIntegerToFloat com.microsoft:MatMulNBits
 """
 # Numbers of dtypes in Paddle's programs → bytes.
 ITEM_SIZES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}

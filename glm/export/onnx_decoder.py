@@ -5,7 +5,8 @@ import os
 import numpy as np
 import onnxruntime
 
-from glm.decoding.key_values import Buffer
+from glm.decoding.key_values import Buffer, shape_of_entries
+from glm.export.whole_numbers import LARGEST, ROWS, SCALES, WORDS
 from glm.files.native_paths import native_path
 from glm.ops.processor import sums_in_32_bits
 
@@ -51,14 +52,14 @@ class OnnxModel:
         self.of_tokens, self.vocab_size = {}, shapes["logits"][2]
         if "token_range" in shapes:
             # Half of what 8 bits hold, where larger sums would be cut off.
-            largest = 127 if sums_in_32_bits() else 63
+            largest = LARGEST if sums_in_32_bits() else 63
             self.of_tokens["token_range"] = np.array([largest], "float32")
             self.of_tokens["token_zero"] = np.array([largest + 1], "uint8")
         self.embeddings = None
-        if "words" in shapes:
+        if WORDS in shapes:
             places = self.session.get_modelmeta().custom_metadata_map
-            size = self.vocab_size, shapes["words"][2]
-            self.embeddings = EmbeddingRows(f"{path}.data", int(places["rows_at"]), int(places["scales_at"]), size)
+            size = self.vocab_size, shapes[WORDS][2]
+            self.embeddings = EmbeddingRows(f"{path}.data", int(places[ROWS]), int(places[SCALES]), size)
         self.numbers = [name.partition(".")[2] for name in shapes if name.startswith("settled.")]
         kinds = [shapes[f"settled.{number}"] for number in self.numbers]
         self.axes = [3 if isinstance(kind[2], int) else 2 for kind in kinds]
@@ -70,11 +71,11 @@ class OnnxModel:
 
     def nothing(self, prompts):
         """Keys and values of no token."""
-        return [np.zeros(self.shape(prompts, 0, axis), "float32") for axis in self.axes]
+        return [np.zeros(shape, "float32") for shape in self.shapes(prompts, 0)]
 
-    def shape(self, prompts, entries, axis):
-        """Shape of keys or values with entries along an axis."""
-        return [prompts, self.heads, *((entries, self.head_dim) if axis == 2 else (self.head_dim, entries))]
+    def shapes(self, prompts, entries):
+        """Shapes of keys and values with so many entries."""
+        return [shape_of_entries(prompts, self.heads, entries, self.head_dim, axis) for axis in self.axes]
 
     def prefill(self, input_ids, source_mask, mask_index, start):
         """See numpy_search.Model."""
@@ -111,7 +112,7 @@ class OnnxModel:
 
     def run(self, input_ids, position_ids, visible, answer_from, settled):
         """What the graph gives: logits, and the tokens' keys and values, until the next call."""
-        words = {} if self.embeddings is None else {"words": self.embeddings(input_ids)}
+        words = {} if self.embeddings is None else {WORDS: self.embeddings(input_ids)}
         feeds = {
             **words,
             "input_ids": np.ascontiguousarray(input_ids),
@@ -132,7 +133,7 @@ class OnnxModel:
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
         logits = np.empty([prompts, length - answer_from, self.vocab_size], "float32")
-        shapes = (self.shape(prompts, length, axis) for axis in self.axes)
+        shapes = self.shapes(prompts, length)
         entries = [buffer.array(shape) for buffer, shape in zip(self.buffers, shapes, strict=True)]
         for name, array in zip(self.outputs, (logits, *entries), strict=True):
             binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from glm.export.whole_numbers import BLOCK, LARGEST, four_bits, quantized
+from glm.export.whole_numbers import BLOCK, LARGEST, ROWS, SCALES, WORDS, four_bits, quantized
 
 # Of what is unsigned, it stands for 0.
 ZERO = 128
@@ -24,8 +24,6 @@ OPSETS = {"": 20, "com.microsoft": 1}
 # External weights begin at multiples of a page, so that they can be mapped.
 PAGE = 4096
 MICROSOFT = "com.microsoft"
-# The input of embeddings, and where the file of weights has those.
-WORDS, ROWS, SCALES = "words", "rows_at", "scales_at"
 
 
 class Weights:

@@ -123,8 +123,8 @@ class GLM:
         return graph.apply("Reshape", value, shape, named=named)
 
     def block(self, layer, hidden, normal, bias):
-        """A transformer layer: (what it adds to hidden states, and these; the same, normalized for the next layer). The
-        last one gives those tokens alone whose logits are wanted."""
+        """A transformer layer: (hidden states; the same, normalized for the next layer), of those before it. The last
+        one gives those tokens alone whose logits are wanted."""
         graph, name = self.graph, f"glm.transformer.layers.{layer}"
         query, *new = self.projected(normal, name, [f"grown.{layer}", f"grown.{layer + self.layers}"])
         keys, values = ([entry.replace("grown", "settled"), entry] for entry in new)

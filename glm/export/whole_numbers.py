@@ -12,6 +12,8 @@ LARGEST = 127
 BLOCK, LEVELS = 32, 15
 # Of a block's range, shares that are tried: what is cut off at its ends costs less, now and then, than coarser steps.
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
+# An ONNX graph's input of embeddings, and its metadata that say where the file of weights has those.
+WORDS, ROWS, SCALES = "words", "rows_at", "scales_at"
 
 
 def quantized(matrix):
