@@ -37,6 +37,12 @@ def softmax(logits):
     return powers
 
 
+def from_largest(logits):
+    """Logits [rows, vocab] less the largest of their row: of the same probabilities, and those of likely pieces, whose
+    logarithms are near 0, lose no digits where log_normalizer() is subtracted."""
+    return logits - logits.max(axis=1, keepdims=True)
+
+
 def log_normalizer(logits):
     """log of the sum of exp over the last axis, [rows, 1]."""
     largest = logits.max(axis=1, keepdims=True)

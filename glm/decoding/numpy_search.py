@@ -179,7 +179,7 @@ class Rows(Search):
     def choose(self, logits, state, first):
         """See Search.choose()."""
         rows, count = np.arange(len(logits)), state["count"]
-        plain = logits.copy() if self.config.output_scores else None
+        plain = scores.from_largest(logits) if self.config.output_scores else None
         self.ban(logits, state, first)
         if self.config.do_sample:
             limits = (state[name] for name in ("temperature", "top_k", "top_p"))
@@ -244,7 +244,9 @@ class Beams(Search):
 
     def extensions(self, logits, state, first):
         """What scores.best_extensions() or, with sampling, drawn_extensions() gives."""
-        normalizers = None if self.config.do_sample else scores.log_normalizer(logits)
+        if not self.config.do_sample:
+            logits = scores.from_largest(logits)
+            normalizers = scores.log_normalizer(logits)
         self.ban(logits, state, first)
         if not self.config.do_sample:
             return scores.best_extensions(normalizers, logits, state["open_scores"])
