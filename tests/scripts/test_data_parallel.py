@@ -134,12 +134,12 @@ def test_a_rank_that_is_killed_goes_on_with_resume(model, whole, data, tmp_path)
     command = [sys.executable, *LAUNCH, "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]
     job = subprocess.Popen([*command, str(ROOT / "predict_generation.py"), *flags], stdout=subprocess.DEVNULL)
     kept = [output.with_name(f"out.jsonl.part-{number}-of-2.partial") for number in (1, 2)]
-    wait_until(lambda: all(path.exists() and path.read_bytes().count(b"\n") > 3 for path in kept), job)
+    # The other one may be through already, or not have begun.
+    wait_until(lambda: kept[1].exists() and kept[1].read_bytes().count(b"\n") > 3, job)
     psutil.Process(job.pid).children()[1].send_signal(signal.SIGKILL)
     assert job.wait(timeout=60) != 0
     assert not output.exists()
-    before = [path.read_bytes().count(b"\n") for path in kept]
-    assert min(before) > 3
+    assert 3 < kept[1].read_bytes().count(b"\n") < RECORDS // 2
     launched(tmp_path, ROOT / "predict_generation.py", *flags, "--resume", ranks=2)
     assert output.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert not any(path.exists() for path in kept)
