@@ -33,7 +33,7 @@ BENCHMARKS = train decode large large_train load bfloat16 parallel merge serve p
 
 .DEFAULT_GOAL := help
 # Where the environment lost its interpreter, its stamp says nothing.
-.PHONY: help setup demo test test-faults docs lint bench bench-peers clean $(if $(realpath $(RUN)),,$(STAMP))
+.PHONY: help setup demo test test-faults docs lint bench bench-peers bench-fresh clean $(if $(realpath $(RUN)),,$(STAMP))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +86,9 @@ bench-peers: setup  ## measure CTranslate2, llama.cpp and PyTorch beside the ONN
 	  $(VENV)-peers/bin/python -m pip install -qq --disable-pip-version-check $$package || echo "$$package: left out"; \
 	done
 	$(RUN) benchmarks/bench_peers.py --peers $(VENV)-peers/bin/python --write
+
+bench-fresh: setup  ## run setup, demo and test in a fresh clone with each Python; installs, 50 minutes
+	$(RUN) benchmarks/bench_fresh.py --write
 
 clean:  ## remove .venv and the caches; checkpoints stay
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis

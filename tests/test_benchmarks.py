@@ -83,4 +83,4 @@ def test_each_benchmark_has_its_figures_in_the_document_in_the_form_that_it_writ
 def test_make_bench_runs_every_benchmark():
     listed = re.search(r"^BENCHMARKS = (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     # That one takes packages of others.
-    assert sorted([*(f"bench_{part}.py" for part in listed), "bench_peers.py"]) == SCRIPTS
+    assert sorted([*(f"bench_{part}.py" for part in listed), "bench_peers.py", "bench_fresh.py"]) == SCRIPTS

@@ -3,6 +3,7 @@
 import numpy as np
 import paddle
 import pytest
+from paddlenlp.generation.logits_process import NoRepeatNGramLogitsProcessor
 
 from glm.decoding.decoder import Decoder, generate, run
 from glm.decoding.generation_config import GenerationConfig
@@ -37,6 +38,16 @@ def layout_of_paddlenlp(prompts, new):
     mask[:, 0, source:, source:] = np.tril(np.ones([new, new]))
     started = np.concatenate([ids, np.full([batch, 1], models.SOP)], axis=1)
     return [paddle.to_tensor(array) for array in (started, positions, mask)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sound_bans():
+    """On paddle 3, writing to places [row, columns] of a view of a tensor writes elsewhere, at worst into the memory of
+    another. paddlenlp's bans do that to logits, which are a view: here they get a copy."""
+    ban = NoRepeatNGramLogitsProcessor.__call__
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(NoRepeatNGramLogitsProcessor, "__call__", lambda self, ids, logits: ban(self, ids, logits + 0))
+        yield
 
 
 def stock_texts(stock, inputs, eop, **choices):

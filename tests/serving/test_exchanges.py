@@ -185,7 +185,7 @@ def test_a_failure_of_the_model_is_that_of_its_batch():
 
 
 def test_what_nobody_waits_for_and_what_takes_too_long_after_a_signal_is_given_up():
-    # A thousand steps in Python take seconds on any machine; those of the ONNX program may be done within the waits here.
+    # A thousand steps in Python take seconds on any machine; an ONNX program's may be done within the waits here.
     long = ["--engine", "python", "--tgt_length", "1024", "--min_tgt_length", "1000", "--src_length", "64"]
     long += ["--stop_timeout", "0.2"]
     with Served("--model_name_or_path", builtin_model.NAME, *long) as server:
