@@ -11,12 +11,11 @@ import re
 import sys
 import unicodedata
 from fractions import Fraction
-from functools import lru_cache
 
-from glm.cache import own_cache_directory
 from glm.errors import note, one_line_errors, printable
 from glm.help_parser import HelpParser
 from glm.texts import described
+from glm.words import segmenter
 
 # Bytes of a line with a prediction and its target.
 LONGEST_LINE = 2**26
@@ -138,21 +137,7 @@ class _WordTokenizer:
     """rouge-score's tokenizer interface over jieba's words."""
 
     def tokenize(self, text):
-        return [word for word in _segmenter().lcut(text) if not word.isspace()]
-
-
-@lru_cache
-def _segmenter():
-    import logging
-
-    import jieba
-
-    jieba.setLogLevel(logging.WARNING)
-    segmenter = jieba.Tokenizer()
-    # It keeps its dictionary as a file there, by default where everybody may write.
-    segmenter.tmp_dir = str(own_cache_directory())
-    segmenter.initialize()
-    return segmenter
+        return [word for word in segmenter().lcut(text) if not word.isspace()]
 
 
 def _rouge(predictions, references, tokenizer, prefix):

@@ -9,6 +9,7 @@ be served by it.
 
 import json
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -118,6 +119,39 @@ class Tokenizer:
         # A text that holds the stand-in itself has no line break there.
         text = text.replace(self.newline_piece, "\ufffd")
         return text.replace("\r\n", "\n").replace("\n", self.newline_piece)
+
+    def normalized(self, text):
+        """(a text as the sentencepiece model spells it, without a space in front; list of where each character of that
+        comes from in the text, and its length at the end)."""
+        spelled = self.with_newline_pieces(text)
+        places = list(range(len(text) + 1))
+        if self.newline_piece:
+            # Of \r\n one character is left.
+            places = [place for place in places if text[place : place + 2] != "\r\n"]
+        spelled, origin = self.pieces.Normalize(spelled, with_offsets=True)
+        first = 1 if self.begins_with_space and spelled else 0
+        return spelled[first:], [places[place] for place in origin[first:]]
+
+    @cached_property
+    def begins_with_space(self):
+        """Whether the first piece of every text begins with a space."""
+        return self.pieces.Normalize("a").startswith("▁")
+
+    @cached_property
+    def spellings(self):
+        """{what a piece spells: its id} of all pieces that stand for text."""
+        pieces = self.pieces
+        return {
+            pieces.IdToPiece(number): number
+            for number in range(len(pieces))
+            if number not in self.special_numbers
+            and not (pieces.IsControl(number) or pieces.IsUnknown(number) or pieces.IsUnused(number))
+        }
+
+    @cached_property
+    def beginnings(self):
+        """What pieces that stand for text begin with, whole ones left out."""
+        return frozenset(piece[:length] for piece in self.spellings for length in range(1, len(piece)))
 
     def unknown_characters(self, text):
         """The characters of a text that the vocabulary does not know, as a list in their order, each as often as it

@@ -17,6 +17,10 @@ from glm.ops.dtypes import of_dtype
 from glm.ops.strides import without_views
 
 
+# What a prompt has of its own.
+PROMPT = ("input_ids", "source_mask", "mask_index", "edges")
+
+
 class SearchLayer(paddle.nn.Layer):
     """A way to search, as a layer from prompts to new ids; its subclasses have the model.
 
@@ -47,9 +51,10 @@ class SearchLayer(paddle.nn.Layer):
     def decode(self, inputs):
         """forward(), kept out of the translation of Python source into graphs: it needs none."""
         source, of_prompt = self.prefill(inputs["input_ids"], inputs["source_mask"], inputs["mask_index"])
-        fixed = [of_prompt, *([inputs["noise"]] if self.config.do_sample else [])]
+        given = [name for name in ("edges", "noise") if name in inputs]
+        fixed = [of_prompt, *(inputs[name] + 0 for name in given)]  # an input must not become a variable of a loop
         rules = Rules(self.config, self.special, inputs, self.banned, self.ending, self.on_token)
-        seen = inputs["source_mask"] + 0.0  # an input must not become a variable of a loop
+        seen = inputs["source_mask"] + 0.0
         model = Model(self.step, self.empty_cache)
         texts, values = search(model, source, fixed, seen, self.first_history(inputs), rules)
         return (texts, values) if self.config.output_scores else texts
@@ -169,7 +174,7 @@ def run(decoder, prompts, config, row_ids=None):
     """
     check_positions(decoder.model.config.max_sequence_length + 1, prompts["input_ids"].shape[1], config.max_new_tokens)
     # All prompts of a batch have the same limits here.
-    prompts = {name: prompts[name] for name in ("input_ids", "source_mask", "mask_index")}
+    prompts = {name: prompts[name] for name in PROMPT if name in prompts}
     return answered(lambda arrays: decoded(decoder, arrays), prompts, config, row_ids)
 
 

@@ -15,6 +15,10 @@ NOT_FINITE = -1
 # Added to the score of what must not be chosen. Far below any sum of log probabilities, and finite: infinities turn
 # into NaN as soon as two of them meet.
 BANNED = -1e9
+# Added to the score of what lies outside of the texts that a search is bound to: whatever else is banned goes first.
+OUTSIDE = -1e13
+# More pieces than any text has.
+LONGEST = 2**30
 # A score that even a banned candidate beats.
 IMPOSSIBLE = -1e18
 
@@ -26,6 +30,7 @@ STRUCTURE = (
     "early_stopping",
     "ban_source_ngrams",
     "output_scores",
+    "within_source",
 )
 
 
@@ -49,6 +54,8 @@ class GenerationConfig:
     num_return_sequences: texts per prompt.
     output_scores: also give each text's score, its log probability (natural logarithm, end token included; that of the
         model, before bans and temperature); of beams, what they compete by.
+    within_source: texts are those that the prompts' `edges` spell, and no others; see feeds(). The length limits, and
+        no_repeat_ngram_size, give way where they leave none. Of beams that find fewer texts the rest are empty.
     """
 
     max_new_tokens: int = 160
@@ -65,6 +72,7 @@ class GenerationConfig:
     seed: int = 42
     num_return_sequences: int = 1
     output_scores: bool = False
+    within_source: bool = False
 
     def __post_init__(self):
         for name, lowest in (
@@ -130,6 +138,8 @@ def input_names(config):
         names.append("length_penalty")
     if config.do_sample:
         names += ["temperature", "top_k", "top_p", "noise"]
+    if config.within_source:
+        names.append("edges")
     return names
 
 
@@ -137,9 +147,14 @@ def feeds(prompts, config, row_ids=None):
     """Arrays to feed a decoder, by name.
 
     prompts: input_ids int64 [batch, source], source_mask float32 [batch, source], mask_index int64 [batch]; and limits
-        of their own, int64 [batch], such as max_new_tokens, which numpy_search.py alone obeys.
+        of their own, int64 [batch], such as max_new_tokens, which numpy_search.py alone obeys. With
+        config.within_source also edges int64 [batch, edges, 4], of a graph whose ways from place 0 spell what a prompt's
+        text may be: the place that an edge leaves, its piece, the place that it leads to, and how many pieces a text
+        still takes from there at least, its end piece included. No place's number is above `edges`. Rows are filled up
+        with edges that still take LONGEST pieces.
     config: GenerationConfig.
     row_ids: for each prompt a number that its random draws depend on; default 0…batch-1.
+    Raises UserError where no text of a prompt's edges is as short as max_new_tokens.
     """
     arrays = dict(prompts)
     for name in ("max_new_tokens", "min_new_tokens", "top_k"):
@@ -149,7 +164,19 @@ def feeds(prompts, config, row_ids=None):
     if config.do_sample:
         batch = len(prompts["input_ids"])
         arrays["noise"] = uniform_noise(config, range(batch) if row_ids is None else row_ids)
+    if config.within_source:
+        check_edges(prompts["edges"], arrays["max_new_tokens"])
     return {name: arrays[name] for name in input_names(config)}
+
+
+def check_edges(edges, limits):
+    """Raise UserError unless each prompt's edges spell a text of at most so many pieces; limits: int64 [batch] or [1].
+    See feeds()."""
+    shortest = 1 + np.where(edges[:, :, 0] == 0, edges[:, :, 3], LONGEST).min(axis=1)
+    for row, (pieces, limit) in enumerate(zip(shortest, np.broadcast_to(limits, shortest.shape), strict=True)):
+        if pieces > limit:
+            told = "no text that its vocabulary can spell" if pieces >= LONGEST else f"no text of fewer than {pieces}"
+            raise UserError(f"prompt {row} of the batch has {told} pieces, and max_new_tokens is {limit}")
 
 
 def draws(config):

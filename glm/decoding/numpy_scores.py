@@ -133,18 +133,20 @@ def best_extensions(normalizers, biased, open_scores):
     return scores, places // count, np.take_along_axis(pieces.reshape([prompts, -1]), places, axis=1)
 
 
-def drawn_extensions(probabilities, open_scores, noise):
+def drawn_extensions(probabilities, open_scores, noise, lost=BANNED):
     """As many extensions as best_extensions() gives, drawn by probability and best first.
 
-    probabilities: [prompts * beams, vocab], 0 for what must not be chosen. noise: [prompts, 2 * beams].
+    probabilities: [prompts * beams, vocab], 0 for what must not be chosen. noise: [prompts, 2 * beams]. lost: added to
+    the scores of extensions that must not win: with fewer candidates than draws, some come again, and some are none.
     """
     (prompts, beams), vocab = open_scores.shape, probabilities.shape[1]
     totals = np.log(np.maximum(probabilities, np.float32(1e-30))) + open_scores.reshape([-1, 1])
     totals = totals.reshape([prompts, beams * vocab])
-    drawn = draw(softmax(totals) * (probabilities > 0).reshape([prompts, -1]), noise)
-    # With fewer candidates than draws some come again. They must lose, or equal beams would stay equal to the end.
-    same = np.tril(drawn[:, :, None] == drawn[:, None], -1).any(axis=2)
-    scores = np.take_along_axis(totals, drawn, axis=1) + same * np.float32(BANNED)
+    allowed = (probabilities > 0).reshape([prompts, -1])
+    drawn = draw(softmax(totals) * allowed, noise)
+    # They must lose, or equal beams would stay equal to the end.
+    losing = np.tril(drawn[:, :, None] == drawn[:, None], -1).any(axis=2) | ~np.take_along_axis(allowed, drawn, axis=1)
+    scores = np.take_along_axis(totals, drawn, axis=1) + losing * np.float32(lost)
     order = first_of_largest(scores, 2 * beams)
     places = np.take_along_axis(drawn, order, axis=1)
     return np.take_along_axis(scores, order, axis=1), places // vocab, places % vocab

@@ -12,8 +12,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from glm.decoding import numpy_scores as scores
-from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE
+from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE, OUTSIDE
 from glm.decoding.key_values import KeyValues, leaving
+from glm.decoding.numpy_within import Bound
 
 # Tokens of sources that are read at a time. More together do not stay in caches, and take more memory; one that is
 # longer is read alone.
@@ -63,8 +64,9 @@ class Search(ABC):
         self.start = np.array([special.sop])
         # Whether any logits since clear() were no finite numbers.
         self.spoiled = False
-        # Of each prompt: its key; arrays by name; its source, where n-grams of it are not to be repeated.
-        self.keys, self.state, self.sources = [], {}, []
+        # Of each prompt: its key; arrays by name; its source, where n-grams of it are not to be repeated; the Bound of
+        # its texts, where they have one.
+        self.keys, self.state, self.sources, self.bounds = [], {}, [], []
 
     @property
     def is_over(self):
@@ -88,6 +90,7 @@ class Search(ABC):
             first = len(self.keys)
             self.keys += [keys[row] for row in rows]
             self.sources += [ids[i][mask[i] > 0] for i in range(len(rows))] if self.config.ban_source_ngrams else []
+            self.bounds += [Bound(edges, self.config.num_beams) for edges in part.pop("edges", ())]
             self.state = joined(self.state, self.first_state(part), self.special.pad)
             found += self.advance(np.repeat(logits, self.config.num_beams, axis=0), first)
         return found
@@ -104,7 +107,7 @@ class Search(ABC):
         """Let all prompts go, as an error may have left them; their memory is used again."""
         self.memory.clear(self.spoiled)
         self.spoiled = False
-        self.keys, self.state, self.sources = [], {}, []
+        self.keys, self.state, self.sources, self.bounds = [], {}, [], []
 
     def drop(self, keys):
         """Let prompts go whose texts nobody waits for any more."""
@@ -136,7 +139,7 @@ class Search(ABC):
             order = leaving(len(gone), gone)
             self.memory.keep(order)
             self.keys = [self.keys[row] for row in order]
-            self.sources = [self.sources[row] for row in order] if self.sources else []
+            self.sources, self.bounds = ([of[row] for row in order] if of else [] for of in (self.sources, self.bounds))
             self.state = {name: array[order] for name, array in self.state.items()}
 
     def ban(self, logits, state, first):
@@ -146,6 +149,25 @@ class Search(ABC):
         logits[early, self.special.eop] += BANNED
         if self.config.no_repeat_ngram_size:
             scores.ban_repeated_ngrams(logits, self.histories(state, first), self.config.no_repeat_ngram_size)
+        room = state["max_new_tokens"] - state["count"] - 1
+        for row, bound in enumerate(self.bounds[first:]):
+            texts = slice(row * self.config.num_beams, (row + 1) * self.config.num_beams)
+            bound.lower_others(logits[texts], room[row])
+
+    def follow(self, parents, pieces, first):
+        """Have the Bounds of the prompts from number `first` on follow pieces [prompts, texts] of texts that go on from
+        those of numbers parents [prompts, texts]."""
+        for bound, *chosen in zip(self.bounds[first:], parents, pieces, strict=False):
+            bound.follow(*chosen)
+
+    @property
+    def lost(self):
+        """The score of what may be looked at and must not win, such as equal texts."""
+        return OUTSIDE if self.config.within_source else BANNED
+
+    def exist(self, totals):
+        """Whether there are texts of such log probabilities: where texts are bound, not beside them."""
+        return totals > (OUTSIDE / 2 if self.config.within_source else IMPOSSIBLE)
 
     def histories(self, state, first):
         """What n-grams may not repeat, int64 [n] for each text."""
@@ -189,6 +211,7 @@ class Rows(Search):
         if plain is not None:
             state["total"] += plain[rows, chosen] - scores.log_normalizer(plain)[:, 0]
         state["texts"][rows, 0, count] = chosen
+        self.follow(np.zeros([len(rows), 1], "int64"), chosen[:, None], first)
         return chosen == self.special.eop
 
     def result(self, state):
@@ -205,7 +228,7 @@ class Beams(Search):
         compete by. over: bool [prompts], whether no open text can win any more."""
         state = super().first_state(feeds)
         shape = state["texts"].shape[:2]
-        open_scores = np.full(shape, BANNED, "float32")
+        open_scores = np.full(shape, self.lost, "float32")
         open_scores[:, 0] = 0
         return {
             **state,
@@ -225,7 +248,7 @@ class Beams(Search):
         penalty = scores.length_penalty(state["count"], state["length_penalty"])[:, None]
         impossible = np.float32(IMPOSSIBLE)
 
-        rewards = np.where(ends, totals / penalty, impossible)[:, :beams]
+        rewards = np.where(ends & self.exist(totals), totals / penalty, impossible)[:, :beams]
         state["finished_scores"][:], state["finished"][:] = best_texts(
             np.concatenate([state["finished_scores"], rewards], axis=1),
             np.concatenate([state["finished"], texts[:, :beams]], axis=1),
@@ -240,6 +263,10 @@ class Beams(Search):
         state["open_scores"][:] = np.where(ends, impossible, totals)[rows, kept]
         state["texts"][:] = texts[rows, kept]
         self.memory.follow(parents[rows, kept], first)
+        self.follow(parents[rows, kept], pieces[rows, kept], first)
+        if self.bounds:
+            # There may be fewer texts than beams.
+            state["over"] |= ~self.exist(state["open_scores"][:, 0])
         return state["over"]
 
     def extensions(self, logits, state, first):
@@ -252,17 +279,22 @@ class Beams(Search):
             return scores.best_extensions(normalizers, logits, state["open_scores"])
         limits = (np.repeat(state[name], self.config.num_beams) for name in ("temperature", "top_k", "top_p"))
         noise = state["noise"][np.arange(len(state["count"])), :, state["count"]]
-        return scores.drawn_extensions(scores.kept_probabilities(logits, *limits), state["open_scores"], noise)
+        probabilities = scores.kept_probabilities(logits, *limits)
+        return scores.drawn_extensions(probabilities, state["open_scores"], noise, self.lost)
 
     def result(self, state):
         """What has ended, and what is open where that may still win."""
         penalty = scores.length_penalty(state["count"], state["length_penalty"])
         still_open = state["open_scores"] / penalty + state["over"] * np.float32(IMPOSSIBLE)
+        still_open = np.where(self.exist(state["open_scores"]), still_open, np.float32(IMPOSSIBLE))
         values, texts = best_texts(
             np.concatenate([state["finished_scores"], still_open])[None],
             np.concatenate([state["finished"], state["texts"]])[None],
             self.config.num_beams,
         )
+        if self.bounds:
+            # Of a text that does not exist, its end alone.
+            texts[values < IMPOSSIBLE / 2] = [self.special.eop] + [self.special.pad] * (texts.shape[2] - 1)
         return texts[0], values[0]
 
 

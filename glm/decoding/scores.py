@@ -53,6 +53,9 @@ def kept_probabilities(logits, temperature, top_k, top_p):
     temperature, top_p: [1] float32; top_k: [1] int64, 0 for all.
     """
     probabilities = F.softmax(logits / temperature)
+    # Paddle's softmax gives what is banned 1e-28, which counts where nothing else is left.
+    lowest = logits.max(axis=-1, keepdim=True) + BANNED / 2
+    probabilities = probabilities * (logits > lowest).astype("float32")
     vocab = probabilities.shape[-1]
     few = min(CANDIDATES, vocab)
     # By logits: different ones may have the same probability.
@@ -153,20 +156,22 @@ def best_extensions(logits, biased, open_scores):
     return scores, places // count, pieces
 
 
-def drawn_extensions(probabilities, open_scores, noise):
+def drawn_extensions(probabilities, open_scores, noise, lost=BANNED):
     """As many extensions as best_extensions() gives, drawn by probability and best first.
 
-    probabilities: [prompts * beams, vocab], 0 for what must not be chosen. noise: [prompts, 2 * beams].
+    probabilities: [prompts * beams, vocab], 0 for what must not be chosen. noise: [prompts, 2 * beams]. lost: added to
+    the scores of extensions that must not win: with fewer candidates than draws, some come again, and some are none.
     """
     beams, vocab = open_scores.shape[1], probabilities.shape[-1]
     totals = paddle.log(paddle.clip(probabilities, min=1e-30)) + open_scores.reshape([-1, 1])
     totals = totals.reshape([-1, beams * vocab])
     allowed = (probabilities > 0).astype("float32").reshape([-1, beams * vocab])
     drawn = draw(F.softmax(totals) * allowed, noise)
-    # With fewer candidates than draws some come again. They must lose, or equal beams would stay equal to the end.
+    # They must lose, or equal beams would stay equal to the end.
     same = (drawn.unsqueeze(2) == drawn.unsqueeze(1)).astype("float32")
-    repeated = paddle.clip(paddle.tril(same, -1).sum(axis=2), max=1.0)
-    scores, order = paddle.topk(paddle.take_along_axis(totals, drawn, axis=1) + repeated * BANNED, 2 * beams)
+    losing = paddle.tril(same, -1).sum(axis=2) + 1 - paddle.take_along_axis(allowed, drawn, axis=1)
+    losing = paddle.clip(losing, max=1.0)
+    scores, order = paddle.topk(paddle.take_along_axis(totals, drawn, axis=1) + losing * lost, 2 * beams)
     places = paddle.take_along_axis(drawn, order, axis=1)
     return scores, places // vocab, places % vocab
 

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import paddle
 
-from glm.decoding import scores
-from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE
+from glm.decoding import scores, within
+from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE, OUTSIDE
 from glm.ops.control_flow import while_loop
 
+# Where `fixed` has the edges that texts are bound to; in front of them are a model's own.
+EDGES = 1
 # Steps after which recent entries join the settled ones.
 SETTLE_AFTER = 64
 
@@ -52,11 +54,35 @@ class Rules(NamedTuple):
     ending: paddle.Tensor
     on_token: object = None
 
-    def biased(self, logits, number, history):
-        """Logits [rows, vocab], lowered for what may not come next; history: [rows, n]."""
+    @property
+    def lost(self):
+        """The score of what may be looked at and must not win, such as equal texts."""
+        return OUTSIDE if self.config.within_source else BANNED
+
+    def exist(self, totals):
+        """Whether there are texts of such log probabilities, a tensor of bool: where texts are bound, not beside
+        them."""
+        return totals > (OUTSIDE / 2 if self.config.within_source else IMPOSSIBLE)
+
+    def biased(self, logits, number, state, fixed):
+        """Logits [rows, vocab], lowered for what may not come next. state: Rows or Beams; fixed: as of search()."""
         too_early = (number < self.limits["min_new_tokens"]).astype("float32")
         bias = self.banned + too_early * self.ending
+        if self.config.within_source:
+            room = self.limits["max_new_tokens"] - number - 1
+            bias = bias + within.bias_of_others(state.places, fixed[EDGES], room, logits.shape[-1])
+        history = state.history.reshape([-1, paddle.shape(state.history)[-1]])
         return scores.ban_repeated_ngrams(logits + bias, history, self.config.no_repeat_ngram_size)
+
+    def first_places(self, fixed, prompts):
+        """Where texts are in their prompts' edges before the first piece; without edges, a number for each prompt."""
+        if self.config.within_source:
+            return within.first_places(fixed[EDGES], self.config.num_beams)
+        return paddle.full([prompts, 1, 1], 0.0, dtype="float32")
+
+    def followed(self, places, fixed, pieces):
+        """Places after pieces [prompts, texts]."""
+        return within.followed(places, fixed[EDGES], pieces) if self.config.within_source else places + 0.0
 
     def probabilities(self, logits):
         """The distribution to draw from, [rows, vocab], of biased logits."""
@@ -68,7 +94,8 @@ class Rows(NamedTuple):
 
     done: [prompts] int64, 1 where the text has ended; bad: the same, where it had to, for its logits were not finite.
     lineage: [prompts, 1, entries] float32. history: [prompts, n] int64: what came before, then the text. total:
-    [prompts] float32, its log probability; 0 where nobody asked for it.
+    [prompts] float32, its log probability; 0 where nobody asked for it. places: see within; of no meaning without
+    edges.
     """
 
     done: paddle.Tensor
@@ -76,6 +103,7 @@ class Rows(NamedTuple):
     lineage: paddle.Tensor
     history: paddle.Tensor
     total: paddle.Tensor
+    places: paddle.Tensor
 
 
 class Beams(NamedTuple):
@@ -84,7 +112,7 @@ class Beams(NamedTuple):
     done, bad: as of Rows. lineage: [prompts, beams, entries] float32, of the open texts; history: [prompts, beams, n]
         int64: what came before, then the open texts; open_scores: [prompts, beams], their log probabilities.
     finished, finished_scores: the best texts that have ended, like history and open_scores; their scores are divided by
-        the length penalty.
+        the length penalty. places: of the open texts, as of Rows.
     """
 
     done: paddle.Tensor
@@ -94,6 +122,7 @@ class Beams(NamedTuple):
     open_scores: paddle.Tensor
     finished: paddle.Tensor
     finished_scores: paddle.Tensor
+    places: paddle.Tensor
 
 
 def search(model, source, fixed, visible, history, rules):
@@ -101,14 +130,14 @@ def search(model, source, fixed, visible, history, rules):
     were no finite numbers; and their scores, [prompts, texts] float32, see GenerationConfig.output_scores.
 
     model: Model. source: list of tensors, what it remembers of the sources. fixed: list of other tensors that it needs,
-    the last one the noise if rules.config.do_sample. visible: [prompts, entries of source] float32, 0 at padding.
+    number EDGES the edges if rules.config.within_source, the last one the noise if rules.config.do_sample. visible: [prompts, entries of source] float32, 0 at padding.
     history: [prompts, start] int64, what n-grams may not repeat, ending with the first token to read.
     All have one entry a prompt along the first axis.
     """
     if rules.config.num_beams > 1:
-        grow, finish, state = grow_beams, finish_beams, first_beams(visible, history, rules)
+        grow, finish, state = grow_beams, finish_beams, first_beams(visible, history, fixed, rules)
     else:
-        grow, finish, state = grow_rows, finish_rows, first_rows(visible, history)
+        grow, finish, state = grow_rows, finish_rows, first_rows(visible, history, fixed, rules)
     split = Parts(type(state), len(source), len(fixed))
     limit, start = rules.limits["max_new_tokens"], paddle.shape(history)[1]
 
@@ -137,7 +166,10 @@ def search(model, source, fixed, visible, history, rules):
         state, recent, _ = split(variables)
         texts, totals = finish(number, state, rules)
         texts = paddle.where(state.bad.reshape([-1, 1, 1]) > 0, paddle.full_like(texts, NOT_FINITE), texts)
-        output = put_texts(output, slots, texts[:, :, start:], rules.special.pad)
+        texts = texts[:, :, start:]
+        if rules.config.within_source:
+            texts = without_lost(texts, totals, rules)
+        output = put_texts(output, slots, texts, rules.special.pad)
         values = paddle.scatter(values, slots, totals)
         settled = [paddle.concat(pair, axis=2) for pair in zip(settled, recent, strict=True)]
         kept = open_prompts(state.done)
@@ -168,6 +200,15 @@ class Parts(NamedTuple):
         )
 
 
+def without_lost(texts, values, rules):
+    """Texts [prompts, texts, new], empty where their values [prompts, texts] are those of texts that do not exist."""
+    place = paddle.arange(paddle.shape(texts)[2], dtype="int64")
+    empty = paddle.where(place < 1, rules.special.eop + 0 * place, rules.special.pad + 0 * place)
+    # Where logits were no numbers, that is to be seen.
+    lost = (values < IMPOSSIBLE / 2) & (texts[:, :, 0] != NOT_FINITE)
+    return paddle.where(lost.unsqueeze(2), empty + 0 * texts, texts)
+
+
 def put_texts(output, slots, texts, pad):
     """output [all prompts, texts, old length] made as long as texts [prompts, texts, length], which go to slots."""
     missing = paddle.shape(texts)[2] - paddle.shape(output)[2]
@@ -181,11 +222,16 @@ def open_prompts(done):
     return paddle.slice(paddle.argsort(done), [0], [0], [count])
 
 
-def first_rows(visible, history):
+def first_rows(visible, history, fixed, rules):
     """Rows before the first step; see search()."""
     done = paddle.full([paddle.shape(history)[0]], 0, dtype="int64")
     return Rows(
-        done, done + 0, visible.unsqueeze(1), history, paddle.full([paddle.shape(history)[0]], 0.0, dtype="float32")
+        done=done,
+        bad=done + 0,
+        lineage=visible.unsqueeze(1),
+        history=history,
+        total=paddle.full([paddle.shape(history)[0]], 0.0, dtype="float32"),
+        places=rules.first_places(fixed, paddle.shape(history)[0]),
     )
 
 
@@ -193,7 +239,7 @@ def grow_rows(step, number, settled, recent, fixed, rows, rules):
     """One more piece for each text that has not ended, the likeliest or a drawn one: (Rows, recent entries)."""
     lineage = paddle.concat([rows.lineage, paddle.ones_like(rows.lineage[:, :, :1])], axis=2)
     logits, recent = step(rows.history[:, -1:], number, settled, recent, fixed, lineage)
-    plain, logits = logits, rules.biased(logits, number, rows.history)
+    plain, logits = logits, rules.biased(logits, number, rows, fixed)
     if rules.config.do_sample:
         chosen = scores.draw(rules.probabilities(logits), scores.noise_of_step(fixed[-1], number))[:, 0]
     else:
@@ -204,7 +250,9 @@ def grow_rows(step, number, settled, recent, fixed, rows, rules):
     chosen = paddle.where(rows.done > 0, paddle.full_like(chosen, rules.special.pad), chosen)
     bad = paddle.maximum(rows.bad, scores.not_finite(plain) * (1 - rows.done))
     done = paddle.maximum(rows.done, paddle.maximum(bad, (chosen == rules.special.eop).astype("int64")))
-    return Rows(done, bad, lineage, paddle.concat([rows.history, chosen.unsqueeze(1)], axis=1), total), recent
+    history = paddle.concat([rows.history, chosen.unsqueeze(1)], axis=1)
+    places = rules.followed(rows.places, fixed, chosen.unsqueeze(1))
+    return Rows(done, bad, lineage, history, total, places), recent
 
 
 def finish_rows(number, rows, rules):
@@ -212,11 +260,11 @@ def finish_rows(number, rows, rules):
     return rows.history.unsqueeze(1), rows.total.unsqueeze(1)
 
 
-def first_beams(visible, history, rules):
+def first_beams(visible, history, fixed, rules):
     """Beams before the first step; see search(). Of the equal beams only the first may be extended."""
     beams = rules.config.num_beams
     prompts, start = paddle.shape(history)[0], paddle.shape(history)[1]
-    first = paddle.to_tensor([[0.0] + [BANNED] * (beams - 1)], dtype="float32")
+    first = paddle.to_tensor([[0.0] + [rules.lost] * (beams - 1)], dtype="float32")
     return Beams(
         done=paddle.full([prompts], 0, dtype="int64"),
         bad=paddle.full([prompts], 0, dtype="int64"),
@@ -225,6 +273,7 @@ def first_beams(visible, history, rules):
         open_scores=first + paddle.full([prompts, 1], 0.0, dtype="float32"),
         finished=paddle.full([prompts, beams, start], 0, dtype="int64"),
         finished_scores=paddle.full([prompts, beams], IMPOSSIBLE, dtype="float32"),
+        places=rules.first_places(fixed, prompts),
     )
 
 
@@ -240,10 +289,10 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
     tokens = beams.history[:, :, -1]
     lineage = paddle.concat([beams.lineage, own_entries(beams, count)], axis=2)
     logits, recent = step(tokens, number, settled, recent, fixed, lineage)
-    biased = rules.biased(logits, number, beams.history.flatten(0, 1))
+    biased = rules.biased(logits, number, beams, fixed)
     if config.do_sample:
         noise = scores.noise_of_step(fixed[-1], number)
-        extensions = scores.drawn_extensions(rules.probabilities(biased), beams.open_scores, noise)
+        extensions = scores.drawn_extensions(rules.probabilities(biased), beams.open_scores, noise, rules.lost)
     else:
         extensions = scores.best_extensions(logits, biased, beams.open_scores)
     totals, parents, pieces = extensions
@@ -252,7 +301,8 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
 
     penalty = scores.length_penalty(number, rules.limits["length_penalty"])
     impossible = paddle.full_like(totals, IMPOSSIBLE)
-    rewards = paddle.where(ends & (beams.done < 1).unsqueeze(1), totals / penalty, impossible)
+    counts = ends & (beams.done < 1).unsqueeze(1) & rules.exist(totals)
+    rewards = paddle.where(counts, totals / penalty, impossible)
     padding = paddle.full_like(tokens, rules.special.pad).unsqueeze(2)
     finished_scores, finished = best_texts(
         paddle.concat([beams.finished_scores, rewards[:, :count]], axis=1),
@@ -265,13 +315,20 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
     done = paddle.maximum(done, bad)
 
     open_scores, kept = paddle.topk(paddle.where(ends, impossible, totals), count)
+    parents = paddle.take_along_axis(parents, kept, axis=1)
+    places = beams.places
+    if config.within_source:
+        places = take_beams(places, parents)
+        # There may be fewer texts than beams.
+        done = paddle.maximum(done, 1 - rules.exist(open_scores[:, 0]).astype("int64"))
     return (
         Beams(
             done=done,
             bad=bad,
             history=take_beams(texts, kept),
             open_scores=open_scores,
-            lineage=take_beams(lineage, paddle.take_along_axis(parents, kept, axis=1)),
+            lineage=take_beams(lineage, parents),
+            places=rules.followed(places, fixed, paddle.take_along_axis(pieces, kept, axis=1)),
             finished=finished,
             finished_scores=finished_scores,
         ),
@@ -289,6 +346,7 @@ def finish_beams(number, beams, rules):
     """[prompts, beams, n]: history and texts, best first: what has ended, and what is open where that may still win;
     [prompts, beams]: their scores."""
     still_open = beams.open_scores / scores.length_penalty(number, rules.limits["length_penalty"])
+    still_open = paddle.where(rules.exist(beams.open_scores), still_open, paddle.full_like(still_open, IMPOSSIBLE))
     still_open = still_open + beams.done.astype("float32").unsqueeze(1) * IMPOSSIBLE
     values, texts = best_texts(
         paddle.concat([beams.finished_scores, still_open], axis=1),

@@ -43,6 +43,7 @@ class ConfigSchema(BaseModel):
     seed: count(most=2**63)
     num_return_sequences: count(1, 1024)
     output_scores: bool
+    within_source: bool = False
 
 
 class SpecialIdsSchema(BaseModel):

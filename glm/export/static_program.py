@@ -24,6 +24,7 @@ INPUTS = {
     "top_k": ([1], "int64"),
     "top_p": ([1], "float32"),
     "noise": ([-1, -1, -1], "float32"),
+    "edges": ([-1, -1, 4], "int64"),
 }
 
 

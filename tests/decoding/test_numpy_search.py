@@ -7,7 +7,8 @@ import pytest
 
 from glm.decoding import numpy_search
 from glm.decoding.generation_config import NOT_FINITE, GenerationConfig, feeds
-from tests.decoding.test_search import SPECIAL, STRATEGIES, NumpyModel, Scores, decode_by_numpy, prompts_of, trimmed
+from tests.decoding.test_search import STRATEGIES
+from tests.helpers.random_scores import SPECIAL, NumpyModel, Scores, decode_by_numpy, prompts_of, trimmed
 
 
 def added_one_by_one(search, inputs, batches):

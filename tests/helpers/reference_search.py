@@ -92,6 +92,8 @@ def beam_search(logits_after, rules, num_beams, max_new_tokens, length_penalty, 
             allowed = rules.allowed(text, len(scores))
             extensions += [(scores[piece], (*text, piece)) for piece in range(len(scores)) if allowed[piece]]
         extensions = best(extensions, 2 * num_beams)
+        if not extensions:
+            return finished, number
         ended = [(total / norm, text) for total, text in extensions[:num_beams] if text[-1] == rules.eop]
         finished = best(finished + ended, num_beams)
         best_open = extensions[0][0] / norm
