@@ -26,7 +26,7 @@ COMMANDS = ("setup", "demo", "test")
 # Variables of this process that a user's shell does not have.
 OURS = ("OMP_", "FLAGS_", "GLM_", "VIRTUAL_")
 REPORT = """
-Seconds of each command; the commit was {commit}.
+Seconds of each command:
 
 | Python | stack | `make setup` | `make demo` | `make test` | result of the tests |
 |---|---|---|---|---|---|

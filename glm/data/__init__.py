@@ -16,6 +16,7 @@ selections     which examples of a file, by which template
 truncation     shortens a prompt's context to a number of tokens
 piece_models   a vocabulary's pieces, of which texts spell none that is special
 tokenization   text ↔ ids by sentencepiece alone
+allowed_texts  what a bound search may write: runs of a passage, or texts of a list
 examples       examples → token ids → numpy batches
 lost_text      what of a prompt a model does not get to read
 encoded_files  a file's token ids, computed in parallel, kept on disk under a hash and read from there

@@ -16,7 +16,6 @@ from glm.ops import device
 from glm.ops.dtypes import of_dtype
 from glm.ops.strides import without_views
 
-
 # What a prompt has of its own.
 PROMPT = ("input_ids", "source_mask", "mask_index", "edges")
 

@@ -148,10 +148,10 @@ def feeds(prompts, config, row_ids=None):
 
     prompts: input_ids int64 [batch, source], source_mask float32 [batch, source], mask_index int64 [batch]; and limits
         of their own, int64 [batch], such as max_new_tokens, which numpy_search.py alone obeys. With
-        config.within_source also edges int64 [batch, edges, 4], of a graph whose ways from place 0 spell what a prompt's
-        text may be: the place that an edge leaves, its piece, the place that it leads to, and how many pieces a text
-        still takes from there at least, its end piece included. No place's number is above `edges`. Rows are filled up
-        with edges that still take LONGEST pieces.
+        config.within_source also edges int64 [batch, edges, 4], of a graph whose ways from place 0 spell what a
+        prompt's text may be: the place that an edge leaves, its piece, the place that it leads to, and how many pieces
+        a text still takes from there at least, its end piece included. No place's number is above `edges`. Rows are
+        filled up with edges that still take LONGEST pieces.
     config: GenerationConfig.
     row_ids: for each prompt a number that its random draws depend on; default 0…batch-1.
     Raises UserError where no text of a prompt's edges is as short as max_new_tokens.

@@ -130,8 +130,9 @@ def search(model, source, fixed, visible, history, rules):
     were no finite numbers; and their scores, [prompts, texts] float32, see GenerationConfig.output_scores.
 
     model: Model. source: list of tensors, what it remembers of the sources. fixed: list of other tensors that it needs,
-    number EDGES the edges if rules.config.within_source, the last one the noise if rules.config.do_sample. visible: [prompts, entries of source] float32, 0 at padding.
-    history: [prompts, start] int64, what n-grams may not repeat, ending with the first token to read.
+    number EDGES the edges if rules.config.within_source, the last one the noise if rules.config.do_sample. visible:
+    [prompts, entries of source] float32, 0 at padding. history: [prompts, start] int64, what n-grams may not repeat,
+    ending with the first token to read.
     All have one entry a prompt along the first axis.
     """
     if rules.config.num_beams > 1:

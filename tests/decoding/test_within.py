@@ -1,4 +1,4 @@
-"""Searches that are bound to texts, against the definition of what these are, and against references on random scores."""
+"""Searches that are bound to texts, against the definition of what these are, and references on random scores."""
 
 import numpy as np
 import pytest
