@@ -177,6 +177,7 @@ def select(data_args, args, splits, template):
             max_samples=counts[split],
             part=part,
             with_history=history and split == "train",
+            tasks=getattr(data_args, "chosen_tasks", ()),
             columns=columns,
         )
         for split, (path, part) in chosen.items()
@@ -193,6 +194,8 @@ def load_splits(data_args, args, selections, tokenizer):
         split: replace(selection, prompt=prepared.prompt, normalize=prepared.normalize)
         for split, selection in selections.items()
     }
+    if prepared.prompt and any(selection.tasks for selection in selections.values()):
+        raise UserError(f"--tasks has prompts of its own, and not {prepared.prompt!r}; give --prompt builtin, too")
     progress = not args.disable_tqdm
     train_rows = eval_rows = None
     if selection := selections.get("train"):

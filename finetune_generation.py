@@ -19,17 +19,17 @@ def main(argv=None):
     with one_line_errors():
         import data
         from glm.training.arguments import (
-            DataArguments,
             GLMTrainingArguments,
             LoraArguments,
             ModelArguments,
             set_up_logging,
         )
+        from glm.training.data_arguments import QuestionDataArguments
         from utils import finetune
 
         set_up_logging()
         model_args, data_args, lora_args, args = parse(
-            (ModelArguments, DataArguments, LoraArguments, GLMTrainingArguments), argv, __doc__
+            (ModelArguments, QuestionDataArguments, LoraArguments, GLMTrainingArguments), argv, __doc__
         )
 
         def locate(*needed):

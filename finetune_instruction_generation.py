@@ -19,11 +19,11 @@ def main(argv=None):
         import data
         from glm.training.arguments import (
             GLMTrainingArguments,
-            InstructionDataArguments,
             LoraArguments,
             ModelArguments,
             set_up_logging,
         )
+        from glm.training.data_arguments import InstructionDataArguments
         from utils import finetune
 
         set_up_logging()

@@ -44,6 +44,7 @@ class ModelArguments:
 
     NEEDS: ClassVar = (
         Need("scores", lambda flags: not flags.interactive, beside="--interactive"),
+        Need("boundaries", lambda flags: flags.within_source, missing="--within_source True"),
         Need(PREDICTION, lambda flags: not flags.merge_lora_path, beside=f"--merge_lora_path{NOTHING}"),
         Need(PREDICTION, lambda flags: not flags.export_peft, beside=f"--export_peft{NOTHING}"),
         Need(
@@ -138,7 +139,9 @@ class Predictor:
 
     def __init__(self, arguments, prompts, decoding):
         """The arguments are those of the script."""
-        self.config = to_generation_config(decoding, decoding.seed, num_return_sequences=prompts.num_return_sequences)
+        more = {"within_source": True} if prompts.bound_to else {}
+        more["num_return_sequences"] = prompts.num_return_sequences
+        self.config = to_generation_config(decoding, decoding.seed, **more)
         self.place = parts.launched(arguments.tensor_parallel_degree)
         parts.check_alone(prompts, self.place[0])
         from glm.weights import model_directory
@@ -148,14 +151,12 @@ class Predictor:
         self.tokenizer = model_directory.load_tokenizer(self.directory, arguments.lora_path)
         self.dtype = model_directory.dtype_to_compute_in(arguments.dtype, self.directory)
 
-    def engine(self, config):
+    def engine(self):
         """What decodes; see engines.opened()."""
         from glm.export import engines
 
         arguments, ranks = self.arguments, self.ranks()
-        return engines.opened(
-            arguments.engine, self.directory, arguments.lora_path, self.tokenizer, config, self.dtype, ranks
-        )
+        return engines.opened(arguments.engine, self.directory, arguments.lora_path, self.tokenizer, self.dtype, ranks)
 
     def ranks(self):
         """The ranks.Ranks among which the model is divided, connected; None where it is not, which needs no paddle."""
@@ -183,7 +184,7 @@ class Predictor:
             # Others are waiting for this rank to connect.
             self.ranks()
             return None
-        engine = self.engine(self.config)
+        engine = self.engine()
         return lambda batch, rows: engine.run(batch, self.config, rows)
 
     def identity(self):
@@ -197,9 +198,10 @@ class Predictor:
 
     def converse(self):
         """Answer prompts from the terminal, texts of one piece after another where there is one text."""
-        from glm.data.examples import collate_prompts, encode
+        from glm.data.examples import encode
         from glm.data.tokenization import TextStream
         from glm.inference import interactive
+        from glm.inference.binding import of_flags, prompt_of
 
         config = replace(self.config, output_scores=False)
         streams = config.num_beams == 1 and config.num_return_sequences == 1
@@ -208,14 +210,14 @@ class Predictor:
         def on_token(_, pieces):
             write(stream.add(pieces[:1]))
 
-        engine = self.engine(config)
+        engine, binding = self.engine(), of_flags(self.prompts, config, self.tokenizer)
 
         def answer(example, show):
             nonlocal stream, write
             stream, write = TextStream(self.tokenizer), show
             row = encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
             interactive.tell_lost(row, self.prompts.src_length, show)
-            prompt = collate_prompts([row], self.tokenizer.eos_id)
+            prompt = prompt_of(row, self.tokenizer, binding)
             ids = engine.run(prompt, config, on_token=on_token if streams else None)
             show(stream.add([], final=True) if streams else "\n".join(map(self.tokenizer.decode, ids)))
 

@@ -81,7 +81,7 @@ def loader(arguments, config, directory, tokenizer):
         import paddle  # noqa: F401
 
     def load():
-        engine = engines.opened(arguments.engine, directory, arguments.lora_path, tokenizer, config, dtype)
+        engine = engines.opened(arguments.engine, directory, arguments.lora_path, tokenizer, dtype)
 
         def decode(prompts, batch_config, rows, on_token):
             return engine.run(prompts, batch_config, rows, on_token if config.num_beams == 1 else None)

@@ -67,9 +67,7 @@ def run(model_args, data_args, lora_args, args, selections, generation, template
         raise UsageError("--metric_for_best_model number_match needs instructions whose answers have numbers in them")
     model, files = load_model(model_args, lora_args, args, directory, tokenizer)
     data.check_lengths(model.config, (train_rows, eval_rows), data_args.tgt_length)
-    processes = f"{args.world_size} processes, " if args.world_size > 1 else ""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    logger.info(f"model: {directory}; {processes}{device.name()}, {threads} threads each")
+    say_what_computes(directory, args)
     estimate = print_memory(model, args, train_rows)
     if args.do_eval:
         for line in metrics.definition(numbers).splitlines():
@@ -90,6 +88,7 @@ def run(model_args, data_args, lora_args, args, selections, generation, template
             files=files,
             score_numbers=numbers,
             engine=model_args.engine,
+            candidates=data_args.extract_candidates if getattr(data_args, "chosen_tasks", ()) else None,
             arguments=arguments,
             shape=shape,
             estimate=estimate,
@@ -114,6 +113,13 @@ def run(model_args, data_args, lora_args, args, selections, generation, template
         for line in closing(args.output_dir, arguments, os.listdir(args.output_dir)):
             logger.info(line)
     return results
+
+
+def say_what_computes(directory, args):
+    """Log the model's directory and what computes it."""
+    processes = f"{args.world_size} processes, " if args.world_size > 1 else ""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    logger.info(f"model: {directory}; {processes}{device.name()}, {threads} threads each")
 
 
 def settle(last_checkpoint, doomed, arguments, started, rows):
@@ -302,5 +308,5 @@ def evaluate(trainer):
     renamed = {}
     for name, value in scores.items():
         bare = name.removeprefix("eval_")
-        renamed[bare if bare in metrics.ALL_SCORES else name] = value
+        renamed[bare if bare in (*metrics.ALL_SCORES, *metrics.TASK_SCORES) else name] = value
     return renamed

@@ -38,13 +38,15 @@ def classes_by_script():
     import predict_generation
     import serve_generation
     from glm.inference import arguments as shared
+    from glm.pairs import arguments as pairs
     from glm.training import arguments as training
+    from glm.training import data_arguments as data
 
     finetune = (training.LoraArguments, training.GLMTrainingArguments)
     decoding = shared.ScoredDecodingArguments
     return {
-        "finetune_generation.py": (training.ModelArguments, training.DataArguments, *finetune),
-        "finetune_instruction_generation.py": (training.ModelArguments, training.InstructionDataArguments, *finetune),
+        "finetune_generation.py": (training.ModelArguments, data.QuestionDataArguments, *finetune),
+        "finetune_instruction_generation.py": (training.ModelArguments, data.InstructionDataArguments, *finetune),
         "export_generation_model.py": (export_generation_model.ExportArguments, decoding),
         "infer_generation.py": (
             infer_generation.ProgramArguments,
@@ -53,6 +55,7 @@ def classes_by_script():
         ),
         "predict_generation.py": (predict_generation.ModelArguments, shared.PromptArguments, decoding),
         "serve_generation.py": (serve_generation.ServerArguments, shared.DecodingArguments),
+        "generate_pairs.py": (pairs.PairsModelArguments, pairs.DocumentArguments, pairs.PairsArguments),
     }
 
 

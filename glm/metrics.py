@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections import Counter
 from fractions import Fraction
 
 from glm.errors import note, one_line_errors, printable
@@ -24,6 +25,8 @@ WORD_ROUGE = ("word_rouge1", "word_rouge2", "word_rougel")
 SCORES = ("bleu4", "char_bleu4", "rouge1", "rouge2", "rougel", *WORD_ROUGE, "exact_match")
 # With numbers=True.
 ALL_SCORES = (*SCORES, "number_match")
+# Of the other tasks of passages: recall of the known answers among the texts found; what answers are.
+TASK_SCORES = ("extract_recall", "answer_exact_match", "answer_f1")
 _NUMBER = re.compile(r"((?<![\w)])-)?(\d+(?:,\d{3})*(?:\.\d+)?)(?:/(\d+))?(%)?", re.ASCII)
 # Where a line's reference is, the first of them that it has: what training calls it, or the record's own name for it.
 REFERENCES = ("target", "question", "output")
@@ -66,6 +69,31 @@ def normalize(text: str) -> str:
     full-width question mark would be no exact match.
     """
     return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def recall(found: list, references: list[str]) -> float:
+    """Percentage of references that are among the texts found for them, each a sequence of str, both normalized."""
+    hits = sum(
+        normalize(reference) in map(normalize, texts) for texts, reference in zip(found, references, strict=True)
+    )
+    return 100 * hits / len(references)
+
+
+def character_f1(prediction: str, reference: str) -> float:
+    """F1, 0 to 1, of the characters of two texts, normalized, white space aside: what they share, each character as
+    often as both have it, over what they have. As SQuAD's F1 (arXiv:1606.05250, section 6.1), with characters in the
+    place of words."""
+    ours, theirs = (Counter("".join(normalize(text).split())) for text in (prediction, reference))
+    shared = (ours & theirs).total()
+    return 2 * shared / (ours.total() + theirs.total()) if shared else 0.0
+
+
+def answer_scores(predictions: list[str], references: list[str]) -> dict[str, float]:
+    """answer_exact_match and answer_f1, mean of character_f1(), as percentages."""
+    pairs = list(zip(predictions, references, strict=True))
+    exact = sum(normalize(prediction) == normalize(reference) for prediction, reference in pairs)
+    f1 = sum(character_f1(prediction, reference) for prediction, reference in pairs)
+    return {"answer_exact_match": 100 * exact / len(pairs), "answer_f1": 100 * f1 / len(pairs)}
 
 
 def final_number(text: str) -> Fraction | None:
@@ -116,6 +144,27 @@ def _bleu_metric(tokens="zh"):
     from sacrebleu.metrics import BLEU
 
     return BLEU(tokenize=tokens)
+
+
+def bleu_tokens(text: str) -> list[str]:
+    """The tokens of bleu4 of a text."""
+    return _bleu_metric().tokenizer(normalize(text)).split()
+
+
+def sentence_bleu(prediction: str, references: list[str]) -> float:
+    """BLEU-4, 0 to 100, of one text with several references; short texts are smoothed as sacrebleu does it."""
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU(tokenize="zh", effective_order=True)
+    return float(metric.sentence_score(normalize(prediction), list(map(normalize, references))).score)
+
+
+def rouge_l(prediction: str, reference: str) -> float:
+    """ROUGE-L F1, 0 to 1, on the tokens of bleu4."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], tokenizer=_CharacterTokenizer())
+    return scorer.score(target=normalize(reference), prediction=normalize(prediction))["rougeL"].fmeasure
 
 
 def _bleu4(predictions, references, tokens="zh"):

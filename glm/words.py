@@ -4,6 +4,9 @@ from functools import lru_cache
 
 from glm.cache import own_cache_directory
 
+# Where a text of a passage may begin and end: at the ends of words, or anywhere.
+BOUNDARIES = ("words", "characters")
+
 
 @lru_cache
 def segmenter():

@@ -10,10 +10,10 @@ import pytest
 from tests.helpers import ROOT
 
 SCRIPTS = ("finetune_generation", "finetune_instruction_generation", "export_generation_model")
-SCRIPTS += ("infer_generation", "predict_generation", "serve_generation")
+SCRIPTS += ("infer_generation", "predict_generation", "serve_generation", "generate_pairs")
 ROOMS = sorted(path.parent.name for path in (ROOT / "glm").glob("*/__init__.py"))
 # What FastDeploy's process and --help import: no paddle, not even through what it imports itself.
-WITHOUT_PADDLE = ("data", "files", "inference")
+WITHOUT_PADDLE = ("data", "files", "inference", "pairs")
 WITHOUT_PADDLE_TOO = (
     "decoding.generation_config",
     "export.program",

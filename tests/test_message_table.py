@@ -18,15 +18,17 @@ from tests.helpers import ROOT
 from tests.helpers.messages import PLACE, WORDS, core, strings, texts_of
 
 SCRIPTS = ("finetune_generation", "finetune_instruction_generation", "export_generation_model")
-SCRIPTS += ("infer_generation", "predict_generation", "serve_generation")
+SCRIPTS += ("infer_generation", "predict_generation", "serve_generation", "generate_pairs")
 # What the code puts together from parts → the messages that come of it.
 UNKNOWN = ["no column {0} (it has {1})", "no column {0}, did you mean {1}? (it has {2})"]
 UNKNOWN += ["no column {0} (there are {1})", "no column {0}, did you mean {1}? (there are {2})"]
 UNKNOWN_FIELDS = ["no field {0} (known are {1})", "no field {0}, did you mean {1}? (known are {2})"]
+UNKNOWN_TASKS = ["no task {0} (known are {1})", "no task {0}, did you mean {1}? (known are {2})"]
 MUST = "{0} is {1}; it must be"
 BOUNDS = [f"{MUST} {least} {{2}} and {most} {{3}}" for least in ("at least", "above") for most in ("at most", "below")]
 EMPTY = ["field {0} is empty", "field {0} holds only white space"]
 KEPT = ["{0} of {1} answers are kept in {2}; the same command with --resume goes on"]
+PAIRS_KEPT = ["the pairs of {0} of {1} passages are kept in {2}; the same command with --resume goes on"]
 NOT_KEPT = ["nothing is kept; with --output_file it would be"]
 CHECKPOINT = ["{0}: the checkpoint lacks {1}; config.json and weights do not match"]
 CHECKPOINT += ["{0}: the checkpoint has an unknown {1}; config.json and weights do not match"]
@@ -47,6 +49,7 @@ COMPOSED = {
     "; --help lists all": ["unknown name {0}; --help lists all"],
     **dict.fromkeys(("no column", "it has", "there are"), UNKNOWN),
     **dict.fromkeys(("no field", "known are"), UNKNOWN_FIELDS),
+    **dict.fromkeys(("no task", "--tasks: {0}"), UNKNOWN_TASKS),
     "--columns {0}={1}: {2}": UNKNOWN_FIELDS,
     "{0} at column {1} ({2})": ["bad UTF-8 at column {0} ({1})", "bad JSON at column {0} ({1})"],
     **dict.fromkeys(("holds only white space", "is empty", "field {0} {1}"), EMPTY),
@@ -55,6 +58,9 @@ COMPOSED = {
         f"{{0}}: {kind} ({{1}} of {{2}} bytes); {{3}}" for kind in ("empty", "truncated", "altered")
     ],
     **dict.fromkeys(("{0} of {1} answers are kept in {2}", "; the same command with --resume goes on"), KEPT),
+    **dict.fromkeys(
+        ("the pairs of {0} of {1} passages are kept in {2}", "{0}; the same command with --resume goes on"), PAIRS_KEPT
+    ),
     "; with --output_file it would be": NOT_KEPT,
     "{0} {1}, now {2} ({3})": ["examples a step {0}, now {1} ({2})"],
     "{0}: the checkpoint {1} {2}; config.json and weights do not match": CHECKPOINT,
@@ -94,6 +100,7 @@ NOT_TOLD = re.compile(
     r"|loss per target token \(nats\)|score of evaluation|learning rate|optimizer step|center left"  # of a figure
     r"|Linear layers with an update: \{0\}.*|Shape of the schedule: \{0\}\."  # known once their values are in them
     r"|error: this is Python .*\s*"  # of a Python too old for the table
+    r"|(?:PRAGMA|CREATE|SELECT|INSERT) .*|consistency_exact, [\s\S]*"
     r"|--\w+ \w+|argument \(--.*|\{0\} \w+_\w+ [\w ]+"  # flags
     r"|[\s\w.:]*_[\w.:]*[\s\w.:]*|\s*:Abs [\s\w.:]*"  # lists of names
 )

@@ -14,8 +14,6 @@ import numpy as np
 from glm.data.piece_models import NEWLINE_CHARACTER
 from glm.words import segmenter
 
-# Where a text may begin and end: at words' ends, or anywhere.
-BOUNDARIES = ("words", "characters")
 # What stands for a space in a vocabulary.
 SPACE = "▁"
 # The place behind the end piece, until places are numbered.
@@ -61,7 +59,7 @@ class Passage:
 
 
 def passage_of(text: str, tokenizer, boundaries: str = "words") -> Passage:
-    """The Passage of a text. tokenizer: tokenization.Tokenizer. boundaries: one of BOUNDARIES."""
+    """The Passage of a text. tokenizer: tokenization.Tokenizer. boundaries: one of words.BOUNDARIES."""
     spelled, origin = tokenizer.normalized(text)
     origin = np.array(origin, np.int64)
     # Half a character of the text is none: one may be spelled as several.

@@ -24,6 +24,8 @@ from glm.errors import printable
 IGNORED_LABEL = -100
 # Characters that a message shows.
 SHOWN = 10
+# How the reason ends of what is wrong with an example of one task: its record may still serve the others.
+OF_TASK = " of a task"
 SOURCE_SPECIALS = 3  # [CLS], [gMASK], <|endoftext|>
 
 
@@ -49,6 +51,11 @@ class Encoded:
     def source(self) -> str:
         """The text that source_ids are of, which is all that a model reads of the example's."""
         return self.example.source if self.cut_source is None else self.cut_source
+
+    @property
+    def context(self) -> str:
+        """What of the example's context is in the source."""
+        return self.source.removeprefix(self.example.before).removesuffix(self.example.after)
 
     @property
     def mask_index(self) -> int:
@@ -80,7 +87,8 @@ def encode(example: Example, tokenizer, src_length: int, tgt_length: int, need_t
     unknown = "" if target is None else unknown_in(example.target, target, tokenizer)
     if target is not None and (problem := problem_of(target, unknown, tokenizer)):
         if need_target:
-            raise DataError(f"{example.place}: {problem[0]}", problem[1])
+            reason = problem[1] + OF_TASK if example.task else problem[1]
+            raise DataError(f"{example.place}: {problem[0]}", reason)
         target = None
     return Encoded(
         example=example,
@@ -120,7 +128,8 @@ def encode_all(
 ) -> list[Encoded]:
     """Encode examples in order. With on_bad_data="skip", those that cannot be are counted in `report` and left out.
 
-    Raises DataError at the first that cannot be encoded otherwise, and always if none can.
+    Raises DataError at the first that cannot be encoded otherwise, and always if none can. Of a record's tasks, those
+    whose target cannot be written are left out in any case, and counted.
     """
     outcomes = (try_encode(example, tokenizer, src_length, tgt_length, need_target) for example in examples)
     return list(without_bad(outcomes, on_bad_data, report))
@@ -147,7 +156,7 @@ def without_bad(
             if report is not None:
                 report.see_unknown(outcome.unknown_source, outcome.unknown_target, outcome.example.place)
             yield outcome
-        elif on_bad_data == "error":
+        elif on_bad_data == "error" and not outcome.reason.endswith(OF_TASK):
             raise told_with_remedy(outcome)
         else:
             first_error = first_error or outcome

@@ -103,7 +103,9 @@ def named(paragraph: dict, question):
 
 def with_first_answer(record: dict) -> dict:
     """A record with several "answers" (texts, objects with a "text", or lists of these under "text") and no "answer",
-    with the first of them that has text as "answer"."""
+    with the first of them that has text as "answer"; and a pair of glm.pairs with its passage as "context"."""
+    if "context" not in record and "passage_start" in record:
+        record = {**record, "context": record.get("passage")}
     if record.get("answer") is not None or "answers" not in record:
         return record
     answers = record["answers"]

@@ -59,13 +59,14 @@ class Part:
 
 @dataclass
 class ReadReport:
-    """What a reader saw: records read, records skipped by reason, the first complaint of each reason, blank lines; and
-    how many sources and targets have characters that the vocabulary does not know, with the lines where the first ones
-    of these stand."""
+    """What a reader saw: records read, records skipped by reason, the first complaint of each reason, blank lines,
+    pairs that a reviewer rejected; how many sources and targets have characters that the vocabulary does not know, and
+    the lines where the first ones of these stand."""
 
     path: str
     read: int = 0
     blank: int = 0
+    rejected: int = 0
     skipped: Counter = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
     unknown_sources: int = 0
@@ -109,6 +110,8 @@ class ReadReport:
         text = f"{self.path}: {self.read} records read"
         if self.blank:
             text += f", {self.blank} blank lines passed over"
+        if self.rejected:
+            text += f", {self.rejected} pairs that a reviewer rejected left out"
         if self.skipped:
             reasons = " | ".join(f"{name} x {count}, first {self.first[name]}" for name, count in self.skipped.items())
             text += f", {sum(self.skipped.values())} bad records skipped ({reasons})"
@@ -128,16 +131,28 @@ def read_texts(path, on_bad_data: str = "error") -> tuple[list[Record], ReadRepo
 
 
 def iter_records(
-    path, fields: Fields, on_bad_data: str = "error", report: ReadReport | None = None, part: Part | None = None
+    path,
+    fields: Fields,
+    on_bad_data: str = "error",
+    report: ReadReport | None = None,
+    part: Part | None = None,
+    rejected: bool = False,
 ) -> Iterator[Record]:
     """Yield the records of a file of any of kinds.WITH_FIELDS or of a .source/.target pair, one at a time; with a
-    `part`, only those that belong to it: others are neither checked nor counted.
+    `part`, only those that belong to it: others are neither checked nor counted. rejected: whether pairs that a
+    reviewer rejected are among them.
 
     With on_bad_data="skip" a bad record is counted in `report` and passed over. Raises DataError at the first bad
     record otherwise, and always when the file is missing, empty, holds no good record at all, is an array with
     a syntax error (what follows it cannot be told apart), or is a pair with unequal numbers of lines.
     """
-    return _valid_records(_candidates(path, fields), fields, on_bad_data, report or ReadReport(str(path)), part)
+    report = report or ReadReport(str(path))
+    return _valid_records(_candidates(path, fields), fields, on_bad_data, report, part, rejected)
+
+
+def was_rejected(content) -> bool:
+    """Whether a record is a pair that a reviewer rejected."""
+    return isinstance(content, dict) and content.get("decision") == "rejected" and "id" in content
 
 
 def count_records(path) -> int:
@@ -203,7 +218,12 @@ def _up_to_one(candidates: Iterator[Candidate]) -> Iterator[Candidate]:
 
 
 def _valid_records(
-    candidates: Iterator[Candidate], fields: Fields, on_bad_data: str, report: ReadReport, part: Part | None = None
+    candidates: Iterator[Candidate],
+    fields: Fields,
+    on_bad_data: str,
+    report: ReadReport,
+    part: Part | None = None,
+    rejected: bool = True,
 ) -> Iterator[Record]:
     if on_bad_data not in ON_BAD_DATA:
         raise ValueError(f"on_bad_data is {on_bad_data!r}; it must be one of {', '.join(ON_BAD_DATA)}")
@@ -218,6 +238,9 @@ def _valid_records(
         content = None
         try:
             content, original = parse()
+            if not rejected and was_rejected(content):
+                report.rejected += 1
+                continue
             checked = validate(content, fields, path, line)
             record = Record(checked, str(path), line, content if original is None else original)
         except DataError as error:

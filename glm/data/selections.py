@@ -7,9 +7,10 @@ from pathlib import Path
 
 from glm.data.columns import check_columns, check_fields, unknown
 from glm.data.kinds import JSON, PAIR, TEXT, WITH_FIELDS, files_of, kind_of
+from glm.data.nested_sets import with_first_answer
 from glm.data.records import Part, ReadReport, first_objects, iter_records, iter_texts
-from glm.data.templates import TEMPLATES, Example, Template, earlier_turns, own_template
-from glm.data.validation import DataError, Unclear
+from glm.data.templates import NAMED, TASKS, TEMPLATES, Example, Template, earlier_turns, own_template
+from glm.data.validation import DataError, Fields, Unclear
 from glm.files import json_object
 
 # So many records say which columns a file has.
@@ -27,8 +28,10 @@ class Selection:
     and other text already are prompts, one a line, and are taken as they are.
 
     max_samples: only the first so many. on_bad_data: "error" or "skip". part: records.Part, the records that belong to
-    it; None for all. with_history: see earlier_turns(). columns: (field, column) of fields that have another name in
-    the file. normalize: see normalization. keep_records: whether examples have their record's text.
+    it; None for all. with_history: see earlier_turns(). tasks: of templates.TASKS, instead of the template: a record is
+    an example for each that it has the fields of, and max_samples counts records. columns: (field, column) of fields
+    that have another name in the file. normalize: see normalization. keep_records: whether examples have their
+    record's text.
     """
 
     path: Path
@@ -42,6 +45,7 @@ class Selection:
     prompt: str | None = None
     normalize: str = "off"
     keep_records: bool = False
+    tasks: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -55,7 +59,27 @@ class Selection:
 
     def examples(self, report: ReadReport) -> Iterator[Example]:
         """The examples, one at a time: what is not yet asked for is not yet read. Raises UserError."""
+        if self.tasks:
+            return self._task_examples(report)
         return islice(self._all_examples(report), self.max_samples)
+
+    def _task_examples(self, report):
+        templates = {task: replace(TASKS[task], normalize=self.normalize) for task in self.tasks}
+        groups = {task: (*template.required, template.target) for task, template in templates.items()}
+        known = tuple(dict.fromkeys(name for group in groups.values() for name in group))
+        if self.kind not in WITH_FIELDS:
+            raise DataError(f"{self.path}: is {self.kind}, which has no fields; --tasks needs records that have them")
+        check_fields(self.columns, (*known, "target"))
+        # What --columns calls the target is that of asking.
+        columns = tuple(("question" if field == "target" else field, column) for field, column in self.columns)
+        fields = Fields((), known, with_first_answer, columns, tuple(groups.values()))
+        records = iter_records(self.path, fields, self.on_bad_data, report, self.part)
+        for record in islice(records, self.max_samples):
+            for task, template in templates.items():
+                if all(record.fields[name].strip() for name in groups[task]):
+                    yield template.example(
+                        record.fields, task=task, record_id=record.fields.get("id"), place=record.place
+                    )
 
     def _all_examples(self, report):
         kind = self.kind
@@ -85,7 +109,7 @@ def chosen_template(selection: Selection, kind: str) -> Template:
     """The Template of a Selection, held against the columns that its file has. Raises UserError."""
     if kind not in WITH_FIELDS:
         return template_of_lines(selection, kind)
-    template, columns = TEMPLATES[selection.template], selection.columns
+    template, columns = NAMED[selection.template], selection.columns
     if not (columns or selection.prompt or kind != JSON):
         return template
     objects = first_objects(selection.path, LOOKED_AT, columns)

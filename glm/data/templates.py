@@ -13,8 +13,20 @@ from glm.data.validation import Fields
 
 QUESTION_BEFORE = "答案：{answer}，上下文："
 QUESTION_AFTER = "。在已知答案的前提下，问题："
+# Of the other tasks of passages.
+EXTRACTION_BEFORE = "上下文："
+ANSWER_BEFORE = "问题：{question}，上下文："
+ANSWER_AFTER = "。答案："
 
-_QUESTION_PROMPT = re.compile(r"(答案：(.+?)，上下文：)(.*)(。在已知答案的前提下，问题：)", re.DOTALL)
+# Texts that are prompts of the templates: what stands before a context, and after it. What is to be kept is group 2.
+_PROMPTS = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"(答案：(.+?)，上下文：)(.*)(。在已知答案的前提下，问题：)",
+        r"(问题：.+?()，上下文：)(.*)(。答案：)",
+        r"(上下文：())(.*)(。答案：)",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,8 @@ class Example:
     `keep` is the part of the context that has to survive; "" or a text that is not there means its `side`,
     "head" or "tail". `turns` says where the human's turns in a talk begin, and where the words "Human:" of each end: a
     talk is shortened by whole turns, as long as there is more than one. `target` is None where only a prediction is
-    asked for. `record` is the record as JSON text, spelled as the file has it, where it was to be kept.
+    asked for. `task` is the one of TASKS that it is of, where there are several. `record` is the record as JSON text,
+    spelled as the file has it, where it was to be kept.
     """
 
     before: str
@@ -34,6 +47,7 @@ class Example:
     side: str = "head"
     turns: tuple[tuple[int, int], ...] = ()
     target: str | None = None
+    task: str = ""
     record_id: object = None
     place: str = ""
     record: str | None = None
@@ -81,6 +95,18 @@ def question_prompt(fields: dict) -> dict:
     return {"before": before, "context": fields["context"], "after": QUESTION_AFTER, "keep": fields["answer"]}
 
 
+def extraction_prompt(fields: dict) -> dict:
+    """Extraction: a context is given; asked for is an answer in it, something that a question may be about."""
+    before, keep = EXTRACTION_BEFORE, fields.get("answer", "")
+    return {"before": before, "context": fields["context"], "after": ANSWER_AFTER, "keep": keep}
+
+
+def answer_prompt(fields: dict) -> dict:
+    """Answering: a question and the context that answers it are given."""
+    before = ANSWER_BEFORE.format(question=fields["question"])
+    return {"before": before, "context": fields["context"], "after": ANSWER_AFTER, "keep": fields.get("answer", "")}
+
+
 def instruction_prompt(fields: dict) -> dict:
     """A BELLE record as a talk that ends where the assistant is to speak: "Human:…\\nAssistant:".
 
@@ -101,9 +127,10 @@ def instruction_prompt(fields: dict) -> dict:
 def text_prompt(fields: dict) -> dict:
     """The text as it is. A question prompt or a talk, when too long, is shortened as its own template would do it."""
     source = fields["source"]
-    if match := _QUESTION_PROMPT.fullmatch(source):
-        before, answer, context, after = match.groups()
-        return {"before": before, "context": context, "after": after, "keep": answer}
+    for pattern in _PROMPTS:
+        if match := pattern.fullmatch(source):
+            before, keep, context, after = match.groups()
+            return {"before": before, "context": context, "after": after, "keep": keep}
     if TALK.search(source):
         return {"before": "", "context": source, "after": "", "side": "tail", "turns": human_turns(source)}
     return {"before": "", "context": source, "after": ""}
@@ -114,6 +141,14 @@ TEMPLATES = {
     "instruction": Template(("instruction",), ("input", "system"), "output", instruction_prompt, talk_of_turns, TURNS),
     "text": Template(("source",), (), "target", text_prompt),
 }
+# What a model can learn of passages at once: to ask for an answer, to find answers, to answer.
+TASKS = {
+    "ask": TEMPLATES["qg"],
+    "extract": Template(("context",), (), "answer", extraction_prompt, with_first_answer, ("answers",)),
+    "answer": Template(("question", "context"), (), "answer", answer_prompt, with_first_answer, ("answers",)),
+}
+# All that --template knows; those of TASKS are never taken for what a record's fields fit.
+NAMED = {**TEMPLATES, "extract": TASKS["extract"], "answer": TASKS["answer"]}
 
 
 def own_template(prompt: str, target: str = "target") -> Template:

@@ -28,12 +28,14 @@ class DataError(UserError):
 class Fields:
     """The strings a record must have (and not empty), and those it may have. unify: makes them of other ones, where a
     record is laid out in another way; what it cannot make sense of it returns unchanged, or raises Unclear. columns:
-    (field, key) of fields that stand under other keys."""
+    (field, key) of fields that stand under other keys. groups: of fields, of which one group at least has to be there
+    and not empty; () asks for none."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     unify: Callable[[dict], dict] = dict
     columns: tuple[tuple[str, str], ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
 
     def named(self, content: dict) -> dict:
         """A record's content with the fields under their own names. Raises Unclear."""
@@ -79,6 +81,7 @@ def validate(content, fields: Fields, path, line: int) -> dict:
         if content.get(name) is None:
             checked[name] = ""
         _check_type(checked, name, path, line)
+    _check_groups(checked, fields.groups, path, line)
     for name, value in content.items():
         if isinstance(value, str):
             _check_characters(name, value, path, line)
@@ -94,6 +97,13 @@ def _check_required(content: dict, name: str, path, line: int, present: list, ke
     if not content[name].strip():
         kind = "holds only white space" if content[name] else "is empty"
         raise bad_record("empty field", path, line, f"field {key!r} {kind}", "fill it in or remove the record")
+
+
+def _check_groups(content: dict, groups, path, line: int) -> None:
+    if groups and not any(all(content.get(name, "").strip() for name in group) for group in groups):
+        needed = ", ".join(min(groups, key=len))
+        problem = f"the record serves no task, which would need {needed} at least"
+        raise bad_record("missing field", path, line, problem, "fill it in or remove the record")
 
 
 def _check_type(content: dict, name: str, path, line: int) -> None:

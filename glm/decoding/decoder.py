@@ -75,17 +75,20 @@ class Decoder(SearchLayer):
     model: modeling.GLMForConditionalGeneration. The rest: see SearchLayer.
 
     for_cpu: whether the head is kept a second time, as [hidden, vocab]: a step reads all of it, and on CPU that is up
-    to twice as fast as from [vocab, hidden]. Default: where this process computes on CPU.
+    to twice as fast as from [vocab, hidden]. Default: where this process computes on CPU. head: that of another Decoder
+    of the model, to be used here, too.
 
     The model may be of half precision. Logits are float32 in any case, and so is all that a search makes of them: sums
     of log probabilities, and what keeps pieces from being chosen, are more than halves can hold.
     """
 
-    def __init__(self, model, config, special_ids, on_token=None, for_cpu=None):
+    def __init__(self, model, config, special_ids, on_token=None, for_cpu=None, head=None):
         super().__init__(config, special_ids, model.config.vocab_size, on_token)
         self.model = model
         for_cpu = not device.takes_gpu_branches() if for_cpu is None else for_cpu
-        self.head = transposed(model.glm.word_embeddings.weight) if for_cpu else None
+        if for_cpu and head is None:
+            head = transposed(model.glm.word_embeddings.weight)
+        self.head = head
 
     def prefill(self, input_ids, source_mask, mask_index):
         """See GLMForConditionalGeneration.prefill."""

@@ -174,9 +174,13 @@ def check_edges(edges, limits):
     See feeds()."""
     shortest = 1 + np.where(edges[:, :, 0] == 0, edges[:, :, 3], LONGEST).min(axis=1)
     for row, (pieces, limit) in enumerate(zip(shortest, np.broadcast_to(limits, shortest.shape), strict=True)):
+        if pieces > LONGEST:
+            raise UserError(f"prompt {row} of the batch: the vocabulary can spell no text that may be written")
         if pieces > limit:
-            told = "no text that its vocabulary can spell" if pieces >= LONGEST else f"no text of fewer than {pieces}"
-            raise UserError(f"prompt {row} of the batch has {told} pieces, and max_new_tokens is {limit}")
+            raise UserError(
+                f"prompt {row} of the batch: the shortest text that may be written takes {pieces} tokens, and "
+                f"max_new_tokens is {limit}"
+            )
 
 
 def draws(config):

@@ -144,15 +144,16 @@ class Search(ABC):
 
     def ban(self, logits, state, first):
         """Lower logits [prompts * texts, vocab] of what may not come next."""
-        logits[:, self.banned] += BANNED
+        bans = np.zeros_like(logits) if self.bounds else logits
+        bans[:, self.banned] += BANNED
         early = np.repeat(state["count"] < state["min_new_tokens"], self.config.num_beams)
-        logits[early, self.special.eop] += BANNED
+        bans[early, self.special.eop] += BANNED
         if self.config.no_repeat_ngram_size:
-            scores.ban_repeated_ngrams(logits, self.histories(state, first), self.config.no_repeat_ngram_size)
+            scores.ban_repeated_ngrams(bans, self.histories(state, first), self.config.no_repeat_ngram_size)
         room = state["max_new_tokens"] - state["count"] - 1
         for row, bound in enumerate(self.bounds[first:]):
             texts = slice(row * self.config.num_beams, (row + 1) * self.config.num_beams)
-            bound.lower_others(logits[texts], room[row])
+            bound.lower_others(logits[texts], room[row], bans[texts])
 
     def follow(self, parents, pieces, first):
         """Have the Bounds of the prompts from number `first` on follow pieces [prompts, texts] of texts that go on from

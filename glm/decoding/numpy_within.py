@@ -3,7 +3,7 @@ within.py does in tensor operations, by the same definitions."""
 
 import numpy as np
 
-from glm.decoding.generation_config import LONGEST, OUTSIDE
+from glm.decoding.generation_config import BANNED, LONGEST, OUTSIDE
 
 
 class Bound:
@@ -18,11 +18,15 @@ class Bound:
         self.places = np.zeros([texts, int(edges[:, [0, 2]].max(initial=0)) + 1], bool)
         self.places[:, 0] = True
 
-    def lower_others(self, logits, room):
-        """Lower logits [texts, vocab] of the pieces that may not come next; room: the pieces that may follow."""
+    def lower_others(self, logits, room, bans):
+        """Lower logits [texts, vocab] of the pieces that may not come next. room: the pieces that may follow; bans:
+        [texts, vocab], 0 or below BANNED / 2 where something else is against a piece, which counts where it leaves
+        any."""
         live = self.places[:, self.leaves] & (self.takes <= room)
-        for row, of_text in zip(logits, live, strict=True):
-            allowed = np.unique(self.pieces[of_text])
+        for row, of_text, against in zip(logits, live, bans, strict=True):
+            inside = np.unique(self.pieces[of_text])
+            free = inside[against[inside] > BANNED / 2]
+            allowed = free if len(free) else inside
             kept = row[allowed]
             row += np.float32(OUTSIDE)
             row[allowed] = kept

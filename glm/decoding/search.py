@@ -67,12 +67,13 @@ class Rules(NamedTuple):
     def biased(self, logits, number, state, fixed):
         """Logits [rows, vocab], lowered for what may not come next. state: Rows or Beams; fixed: as of search()."""
         too_early = (number < self.limits["min_new_tokens"]).astype("float32")
-        bias = self.banned + too_early * self.ending
-        if self.config.within_source:
-            room = self.limits["max_new_tokens"] - number - 1
-            bias = bias + within.bias_of_others(state.places, fixed[EDGES], room, logits.shape[-1])
+        bias, size = self.banned + too_early * self.ending, self.config.no_repeat_ngram_size
         history = state.history.reshape([-1, paddle.shape(state.history)[-1]])
-        return scores.ban_repeated_ngrams(logits + bias, history, self.config.no_repeat_ngram_size)
+        if not self.config.within_source:
+            return scores.ban_repeated_ngrams(logits + bias, history, size)
+        room = self.limits["max_new_tokens"] - number - 1
+        bans = scores.ban_repeated_ngrams(paddle.zeros_like(logits) + bias, history, size)
+        return logits + within.bias_of_others(state.places, fixed[EDGES], room, bans)
 
     def first_places(self, fixed, prompts):
         """Where texts are in their prompts' edges before the first piece; without edges, a number for each prompt."""

@@ -7,7 +7,7 @@ it spells may occur several times: `places` [prompts, texts, edges + 1] float32 
 
 import paddle
 
-from glm.decoding.generation_config import OUTSIDE
+from glm.decoding.generation_config import BANNED, OUTSIDE
 
 
 def first_places(edges, texts):
@@ -26,14 +26,17 @@ def live_edges(places, edges):
     return taken.reshape([prompts, places.shape[1], count])
 
 
-def bias_of_others(places, edges, room, vocab):
+def bias_of_others(places, edges, room, bans):
     """OUTSIDE for each piece that may not come next, 0 for others: [prompts * texts, vocab] float32.
 
-    room: [1] int64, the pieces that may follow after the next one.
+    room: [1] int64, the pieces that may follow after the next one. bans: [prompts * texts, vocab], 0 or below BANNED /
+    2 where something else is against a piece, which counts where it leaves any.
     """
     live = live_edges(places, edges) * (edges[:, :, 3] <= room).astype("float32").unsqueeze(1)
-    ways = counted(live, edges[:, :, 1], vocab)
-    return (ways < 0.5).astype("float32").flatten(0, 1) * OUTSIDE
+    inside = (counted(live, edges[:, :, 1], bans.shape[-1]) > 0.5).astype("float32").flatten(0, 1)
+    free = inside * (bans > BANNED / 2).astype("float32")
+    allowed = paddle.where(free.max(axis=-1, keepdim=True) + 0 * free > 0, free, inside)
+    return (1 - allowed) * OUTSIDE
 
 
 def followed(places, edges, pieces):

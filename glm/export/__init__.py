@@ -12,4 +12,5 @@ inspection      what is looked at of a program before anything runs it
 program         an exported program as files: which there are, what describes them
 trial           a program that is new here, run in a process of its own
 runners         FastDeploy, Paddle Inference and onnxruntime behind one call
+for_searches    exported programs for several searches at once
 """

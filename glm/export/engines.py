@@ -71,27 +71,37 @@ class OnnxEngine:
 
 
 class PythonEngine:
-    """A model's own layers. config: the structure of what is decoded is its, always."""
+    """A model's own layers."""
 
-    def __init__(self, model, special, config):
-        from glm.decoding.decoder import Decoder
-
-        self.decoder = Decoder(model, config, special)
+    def __init__(self, model, special):
+        self.model, self.special = model, special
+        # By structure.
+        self.decoders = {}
 
     def run(self, prompts, config, row_ids=None, on_token=None):
-        """As decoder.run(); on_token: see search.Rules."""
+        """As decoder.run(), with any configuration; on_token: see search.Rules."""
         from glm.decoding.decoder import run
 
-        self.decoder.on_token = on_token
-        return run(self.decoder, prompts, config, row_ids)
+        decoder = self.decoder(config)
+        decoder.on_token = on_token
+        return run(decoder, prompts, config, row_ids)
+
+    def decoder(self, config):
+        """The decoder.Decoder of a configuration's structure; all have one head."""
+        from glm.decoding.decoder import Decoder
+
+        key = str(config.structure)
+        if key not in self.decoders:
+            head = next((known.head for known in self.decoders.values()), None)
+            self.decoders[key] = Decoder(self.model, config, self.special, head=head)
+        return self.decoders[key]
 
 
-def opened(asked, directory, lora_path, tokenizer, config, dtype="float32", ranks=None):
+def opened(asked, directory, lora_path, tokenizer, dtype="float32", ranks=None):
     """What decodes the model in a directory, with an adapter or without (None), for --engine `asked`: an OnnxEngine or
     a PythonEngine.
 
-    config: GenerationConfig. dtype: to compute in. ranks: ranks.Ranks among which the model is divided, or None.
-    Raises UserError.
+    dtype: to compute in. ranks: ranks.Ranks among which the model is divided, or None. Raises UserError.
     """
     from glm.weights import model_directory
 
@@ -107,7 +117,7 @@ def opened(asked, directory, lora_path, tokenizer, config, dtype="float32", rank
             note(f"decoding in Python: no graph could be kept in the cache ({reason_of(error)})")
     from glm.weights import adapters
 
-    return PythonEngine(adapters.load_model(directory, lora_path, dtype, ranks), special, config)
+    return PythonEngine(adapters.load_model(directory, lora_path, dtype, ranks), special)
 
 
 def graph_of(directory, lora_path=None):

@@ -35,6 +35,12 @@ class Answer:
         """The best text."""
         return self.predictions[0]
 
+    def without_empty(self):
+        """The same without empty texts behind the first."""
+        kept = [0, *(number for number, text in enumerate(self.predictions) if number and text)]
+        scores = self.scores and tuple(self.scores[number] for number in kept)
+        return Answer(self.row, tuple(self.predictions[number] for number in kept), scores)
+
     def generated(self):
         """What was generated, as fields of a line: lists where there are several texts."""
         several = len(self.predictions) > 1
@@ -62,11 +68,10 @@ def prompt_line(answer):
 
 
 def evaluation_line(answer):
-    """prompt_line(), after the record's id if it has one."""
-    record_id = answer.row.example.record_id
-    if record_id is None:
-        return prompt_line(answer)
-    return json_object.dumps({"id": record_id})[:-1] + ", " + prompt_line(answer)[1:]
+    """prompt_line(), after the record's id if it has one, and the task where there are several."""
+    example = answer.row.example
+    before = without_none({"id": example.record_id, "task": example.task or None})
+    return json_object.dumps(before)[:-1] + ", " + prompt_line(answer)[1:] if before else prompt_line(answer)
 
 
 class RecordLines:

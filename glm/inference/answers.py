@@ -17,6 +17,7 @@ from glm.files import locks, places
 from glm.files.guarded import product, whole_file
 from glm.inference.answer_lines import Answer, RecordLines, prompt_line
 from glm.inference.arguments import PromptArguments
+from glm.inference.binding import Binding, of_flags
 from glm.inference.partial_answers import PartialAnswers, is_complete, key_of, path_of
 from glm.inference.parts import WHOLE, Part
 from glm.inference.prompts import STDIN, Prompts, opened, refuse_to_replace_data
@@ -37,10 +38,14 @@ def answer_prompts(arguments, tokenizer, config, settings, open_decoder, positio
     if arguments.resume and arguments.output_file is None:
         raise UserError("--resume goes on with what is beside --output_file: give it, too")
     with opened(arguments, tokenizer.preparation) as source:
-        prompts = Prompts(source, tokenizer, arguments.src_length, arguments.on_bad_data, progress=writes)
+        binding = of_flags(arguments, config, tokenizer)
+        check = binding and binding.edges_of
+        prompts = Prompts(source, tokenizer, arguments.src_length, arguments.on_bad_data, writes, check)
         if positions is not None:
             check_positions(positions, prompts.longest, config.max_new_tokens)
-        job = Job(arguments, prompts, tokenizer, config, settings, part, writes)
+        if binding is not None:
+            settings = [*settings, binding.settings]
+        job = Job(arguments, prompts, tokenizer, config, settings, part, writes, binding)
         job.to_file(open_decoder) if arguments.output_file else job.to_screen(open_decoder)
 
 
@@ -69,6 +74,7 @@ class Job:
     settings: list
     part: Part = WHOLE
     writes: bool = True
+    binding: Binding | None = None
 
     def to_screen(self, open_decoder):
         """Show the answers, a window at a time."""
@@ -158,7 +164,8 @@ class Job:
                 # All of it again, if a line was lost: scores depend on what is in a batch in their last digits.
                 numbers = [first + row for row in batch]
                 texts = self.config.num_return_sequences
-                answers = decoded([rows[row] for row in batch], numbers, run_batch, self.tokenizer, texts)
+                of_batch = [rows[row] for row in batch]
+                answers = decoded(of_batch, numbers, run_batch, self.tokenizer, texts, self.binding)
                 new = {row: answer for row, answer in zip(batch, answers, strict=True) if row not in found}
                 found.update(new)
                 for one in kept:
@@ -204,14 +211,24 @@ def scheduled(lengths, batch_size, longest, new_tokens):
 
 
 def answer_all(
-    encoded, run_batch, tokenizer, *, batch_size, src_length, new_tokens, texts=1, progress=True, part=WHOLE
+    encoded,
+    run_batch,
+    tokenizer,
+    *,
+    batch_size,
+    src_length,
+    new_tokens,
+    texts=1,
+    progress=True,
+    part=WHOLE,
+    binding=None,
 ):
     """Answers to encoded prompts, in their order; None for those of other parts.
 
     encoded: list of examples.Encoded. run_batch(prompts, row_ids) → ids [batch * texts, new], or a pair of them and of
     scores [batch * texts]. Prompts of similar length are decoded together, the longest first: batch_size of src_length
     tokens, of shorter ones as many more as scheduled() allows. new_tokens: most that are generated for a prompt, all
-    its texts together.
+    its texts together. binding: binding.Binding of the texts, None where they are free.
     """
     from tqdm import tqdm
 
@@ -220,27 +237,32 @@ def answer_all(
     with tqdm(total=len(encoded), unit="prompt", disable=not progress, file=sys.stderr) as bar:
         for i, batch in enumerate(batches):
             if part.has(0, i):
-                found = decoded([encoded[row] for row in batch], batch, run_batch, tokenizer, texts)
+                found = decoded([encoded[row] for row in batch], batch, run_batch, tokenizer, texts, binding)
                 for row, answer in zip(batch, found, strict=True):
                     answers[row] = answer
             bar.update(len(batch))
     return answers
 
 
-def decoded(rows, numbers, run_batch, tokenizer, texts):
-    """The Answers of a batch of examples.Encoded, which have these numbers among all; see answer_all()."""
+def decoded(rows, numbers, run_batch, tokenizer, texts, binding=None):
+    """The Answers of a batch of examples.Encoded, which have these numbers among all; see answer_all(). Of bound texts
+    there may be fewer than `texts`: those that are left out are empty."""
+    prompts = examples.collate_prompts(rows, tokenizer.eos_id)
+    if binding is not None:
+        prompts["edges"] = binding.edges(rows)
     with named_rows([row.example.place for row in rows]):
-        found = run_batch(examples.collate_prompts(rows, tokenizer.eos_id), numbers)
+        found = run_batch(prompts, numbers)
     ids, scores = found if isinstance(found, tuple) else (found, None)
     of_rows = np.reshape(ids, [-1, texts, ids.shape[-1]])
     if scores is None:
         scores = [None] * len(rows)
     else:
         scores = map(tuple, np.reshape(scores, [-1, texts]).astype("float64").round(6).tolist())
-    return [
+    answers = [
         Answer(row, tuple(map(tokenizer.decode, row_ids)), row_scores)
         for row, row_ids, row_scores in zip(rows, of_rows, scores, strict=True)
     ]
+    return answers if binding is None else [answer.without_empty() for answer in answers]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from glm.data.preparation import BUILT_IN
 from glm.errors import UserError
 from glm.files.lines import DEFAULT_LIMIT
 from glm.needs import Need
+from glm.words import BOUNDARIES
 
 # What may be chosen anew for each use of a decoder: flag → field of GenerationConfig that it overrides.
 OVERRIDES = {
@@ -59,6 +60,7 @@ class PromptArguments:
         Need("template", lambda flags: flags.data_file or flags.interactive, missing="--data_file or --interactive"),
         Need("resume", lambda flags: flags.output_file, missing="--output_file, beside which answers are kept"),
         Need("part", lambda flags: flags.output_file, missing="--output_file, beside which answers are kept"),
+        Need("boundaries", lambda flags: not flags.bound_to, beside="--bound_to"),
     )
 
     data_file: str = choice(
@@ -70,8 +72,9 @@ class PromptArguments:
     interactive: bool = choice(False, "Ask for prompts on the terminal and show each answer as it comes.")
     template: str = choice(
         None,
-        "What prompts are made of: qg, instruction or text. Default: what the first record's fields fit, else qg.",
-        choices=("qg", "instruction", "text"),
+        "What prompts are made of: qg, instruction or text; extract finds an answer in a context, answer answers a "
+        "question. Default: which of the first three the first record's fields fit, else qg.",
+        choices=("qg", "instruction", "text", "extract", "answer"),
     )
     columns: list[str] = choice(None, COLUMNS_HELP)
     prompt: str = choice(
@@ -99,6 +102,13 @@ class PromptArguments:
         None,
         "Answer this part of the prompts alone, as in 1/4: answers are kept beside --output_file, and the last part to "
         "be done writes them all. Processes of paddle.distributed.launch share the prompts out by themselves.",
+    )
+    bound_to: str = choice(None, "File of texts, one a line, of which each answer is one.")
+    boundaries: str = choice(
+        None,
+        "Where an answer within the source begins and ends: at the ends of jieba's words, or at any characters. "
+        "Default: words.",
+        choices=BOUNDARIES,
     )
     num_return_sequences: int = choice(
         1, "Texts for each prompt: the best of as many --num_beams or more, or so many draws."
@@ -156,8 +166,13 @@ class DecodingArguments:
 
 @dataclass
 class ScoredDecodingArguments(DecodingArguments):
-    """How to decode, and whether to say how probable the texts are."""
+    """How to decode, what texts may be, and whether to say how probable they are."""
 
+    within_source: bool = choice(
+        False,
+        "Texts are runs of characters of the prompt's passage: of its context, or of a prompt that is plain text. The "
+        "length limits give way to that.",
+    )
     scores: bool = choice(False, "Also give each text's log probability; of beams, what they compete by.")
 
 
@@ -179,6 +194,7 @@ def to_generation_config(arguments, seed, **changes):
                 "top_p": arguments.top_p or 1.0,
                 "temperature": arguments.temperature,
                 "output_scores": getattr(arguments, "scores", False),
+                "within_source": getattr(arguments, "within_source", False),
                 "seed": seed,
                 **changes,
             }

@@ -4,7 +4,7 @@ import sys
 
 from glm.data import lost_text
 from glm.data.preparation import DEFAULT
-from glm.data.templates import templates_of
+from glm.data.templates import NAMED, templates_of
 from glm.data.validation import validate
 from glm.errors import UserError, printable_lines
 from glm.texts import said, translated
@@ -14,18 +14,20 @@ FIELDS = {
     "qg": {"context": "context", "answer": "answer"},
     "instruction": {"instruction": "instruction"},
     "text": {"source": "text"},
+    "extract": {"context": "context"},
+    "answer": {"context": "context", "question": "question"},
 }
 
 
 def converse(template, answer, preparation=DEFAULT, read=input, write=None):
     """Ask for prompts until there are none (an empty first line, or the end of the input) and answer each.
 
-    template: name in TEMPLATES. preparation: preparation.Preparation, whose prompt, if it has one, takes its place.
+    template: name in NAMED. preparation: preparation.Preparation, whose prompt, if it has one, takes its place.
     answer(example, write): writes what is generated for a templates.Example, piece by piece. read: asks for a line;
     raises EOFError at the end. write: shows text. A prompt that cannot be answered is told, and the next one asked for.
     """
     write = write or show
-    chosen = templates_of(preparation)["own" if preparation.prompt else template]
+    chosen = templates_of(preparation)["own"] if preparation.prompt else NAMED[template]
     # Of a prompt of one's own the placeholders are asked for.
     names = (*chosen.required, *chosen.optional) if preparation.prompt else ()
     asked = {name: name for name in names} or {name: said(label) for name, label in FIELDS[template].items()}

@@ -18,6 +18,7 @@ from glm.data.preparation import DEFAULT
 from glm.data.records import ReadReport
 from glm.data.selections import Selection, template_of
 from glm.data.templates import Example, templates_of
+from glm.data.validation import DataError
 from glm.errors import RunError, UserError, note
 from glm.files import json_object, lines
 from glm.files.guarded import reason_of
@@ -86,8 +87,8 @@ def source_of_file(path, arguments, preparation, name):
     kind = kind_of(path, [column for _, column in columns])
     template = arguments.template or template_of(path, "qg", columns)
     if kind == TEXT:
-        if arguments.template == "qg":
-            raise UserError(f"{path}: is plain text, which has no context and answer; leave --template out")
+        if arguments.template not in (None, "instruction", "text"):
+            raise UserError(f"{path}: is plain text, which has no context; leave --template out")
         template = arguments.template or "text"
         what = "record" if preparation.prompt else template.replace("text", "prompt")
         note(f"{name}: read as plain text, one {what} a line")
@@ -140,9 +141,11 @@ class Prompts:
     LostText of all of them. digests: of each window, what answers depend on.
     """
 
-    def __init__(self, source, tokenizer, src_length, on_bad_data="error", progress=False):
-        """tokenizer, src_length: see examples.encode(). Raises UserError."""
+    def __init__(self, source, tokenizer, src_length, on_bad_data="error", progress=False, check=None):
+        """tokenizer, src_length: see examples.encode(). check: called with each examples.Encoded, raises DataError for
+        what cannot be answered. Raises UserError."""
         self.source, self.tokenizer, self.src_length, self.on_bad_data = source, tokenizer, src_length, on_bad_data
+        self.check = check
         self.report, self.lost = ReadReport(str(source.name)), LostText()
         self.count, self.longest, self.digests, self.held = 0, 0, [], None
         self.go_through(progress)
@@ -167,14 +170,21 @@ class Prompts:
         """Yield the windows, lists of examples.Encoded, as they are read. Raises UserError, and RunError where the
         disk fails."""
         # The length of targets is of no account here.
-        outcomes = (
-            try_encode(example, self.tokenizer, self.src_length, 2, need_target=False)
-            for example in self.source.examples(report)
-        )
+        outcomes = map(self.encoded, self.source.examples(report))
         try:
             yield from in_windows(without_bad(outcomes, self.on_bad_data, report))
         except OSError as error:
             raise RunError(f"{self.source.name} could not be read: {reason_of(error)}") from None
+
+    def encoded(self, example):
+        """An Example as examples.Encoded, or the DataError about it."""
+        row = try_encode(example, self.tokenizer, self.src_length, 2, need_target=False)
+        if self.check is not None and not isinstance(row, DataError):
+            try:
+                self.check(row)
+            except DataError as error:
+                return error
+        return row
 
     def windows(self):
         """Yield (number of its first prompt among all, list of examples.Encoded) of each window. Raises UserError where

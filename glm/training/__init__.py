@@ -6,9 +6,11 @@ meter           tokens a second, and memory used
 adafactor       the optimizer that keeps little
 optimization    the optimizer that is asked for, clipping, leaving out steps that are not finite; the schedule
 evaluation      loss and generated texts of a model on rows, shared among ranks
+task_scores     the same of rows of several tasks, each by itself
 display         what a run shows: its plan, a bar or plain lines, samples
 conditions      which flags of training need others to have an effect, or contradict each other
-arguments       the flags of training: model, data, LoRA, and paddlenlp's TrainingArguments with our additions
+data_arguments  the flags of a run's data, and of decoding in evaluation
+arguments       the flags of training: model, LoRA, and paddlenlp's TrainingArguments with our additions
 byproducts      what reports to elsewhere, so that it neither ends nor holds up a run
 callbacks       metrics.jsonl and loss.png, stopping early, averaging gradients
 step_guard      steps left out: reported with their records, and not many in a row

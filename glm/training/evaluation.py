@@ -61,19 +61,19 @@ def mean_loss(model, rows, collate, batch_size, share):
     return total / tokens
 
 
-def engine_of(asked, model, generation, tokenizer, trains):
+def engine_of(asked, model, tokenizer, trains):
     """What decodes with a model, for --engine `asked`; trains: whether its weights change. Raises UsageError for what
     cannot be, and UserError."""
     special = SpecialIds.of(tokenizer, model.config.vocab_size)
     dtype = name_of(next(iter(model.parameters())))
     if engines.choice_of("python" if trains and asked == "auto" else asked, dtype, model.ranks.size) == "onnx":
         return engines.of_model(model, special)
-    return engines.PythonEngine(model, special, generation)
+    return engines.PythonEngine(model, special)
 
 
-def answers(engine, rows, generation, tokenizer, batch_size, share, progress):
+def answers(engine, rows, generation, tokenizer, batch_size, share, progress, binding=None):
     """An answer_lines.Answer for each of rows, decoded batch_size of the longest together by an engine of engines.py;
-    generation: its config."""
+    generation: GenerationConfig. binding: see answer_all()."""
     found = answer_all(
         rows,
         lambda prompts, numbers: engine.run(prompts, generation, numbers),
@@ -81,8 +81,10 @@ def answers(engine, rows, generation, tokenizer, batch_size, share, progress):
         batch_size=batch_size,
         src_length=max((len(row.source_ids) for row in rows), default=0),
         new_tokens=generation.new_tokens_a_prompt,
+        texts=generation.num_return_sequences,
         progress=progress,
         part=Part(share.rank, share.size),
+        binding=binding,
     )
     # Every rank has the rows.
     of_ranks = share.of_ranks([answer and answer.generated() for answer in found])

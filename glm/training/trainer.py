@@ -16,7 +16,7 @@ from glm.command_line import UsageError
 from glm.data import examples
 from glm.model.dropout import Noise
 from glm.ops.strides import without_views
-from glm.training import display, evaluation, memory
+from glm.training import display, evaluation, memory, task_scores
 from glm.training.batching import TrainingBatches
 from glm.training.byproducts import ByProduct
 from glm.training.callbacks import AverageGradients
@@ -31,17 +31,18 @@ class GLMTrainer(ResumableTrainer):
     """Trains on lists of examples.Encoded; evaluates by loss and by what is generated.
 
     tokenizer: tokenization.Tokenizer. generation: GenerationConfig of evaluation, None without it. score_numbers: see
-    metrics.score(). engine: what decodes then, see evaluation.engine_of(). The others as for ResumableTrainer.
+    metrics.score(). engine: what decodes then, see evaluation.engine_of(). candidates: texts that are looked for in
+    each passage, where rows are of several tasks; None where they are of one. The others as for ResumableTrainer.
     """
 
-    def __init__(self, *, tokenizer, generation, score_numbers=False, engine="auto", **kwargs):
+    def __init__(self, *, tokenizer, generation, score_numbers=False, engine="auto", candidates=None, **kwargs):
         super().__init__(tokenizer=tokenizer, data_collator=self.collate, **kwargs)
         self.pop_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         if self.ranks.size > 1 and self.sharding is None and self.args.dataset_world_size > 1:
             self.add_callback(AverageGradients(self.args.data_parallel_ranks))
         self.guard_by_products()
         self.score_numbers = score_numbers
-        self.generation, self.engine = generation, engine
+        self.generation, self.engine, self.candidates = generation, engine, candidates
         self.meter = Meter()
         self.answers = []
         self.micro_batch = None, 0  # optimizer step, number in it
@@ -190,28 +191,36 @@ class GLMTrainer(ResumableTrainer):
         model.eval()
         share, batch_size = self.share(), self.args.per_device_eval_batch_size
         with self.autocast_smart_context_manager():
-            loss = evaluation.mean_loss(model, rows, self.collate, batch_size, share)
-        scores = {}
-        if not self.args.prediction_loss_only:
-            progress = not self.args.disable_tqdm and self.is_world_process_zero() and sys.stderr.isatty()
-            engine = evaluation.engine_of(
-                self.engine, model, self.generation, self.tokenizer, trains=self.train_dataset is not None
-            )
-            self.answers = evaluation.answers(
-                engine, rows, self.generation, self.tokenizer, batch_size, share, progress
-            )
-            for line in display.samples(self.answers) if self.is_world_process_zero() else ():
-                logger.info(line)
-            predictions, targets = zip(*((row.prediction, row.target) for row in self.answers), strict=True)
-            scores = metrics.score(predictions, targets, numbers=self.score_numbers)
+            losses = task_scores.mean_losses(model, rows, self.collate, batch_size, share)
+        scores = {} if self.args.prediction_loss_only else self.generated_scores(model, rows, share)
         model.train()
-        results = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), **scores}
+        results = {**losses, "perplexity": math.exp(min(losses["loss"], 700.0)), **scores}
         results = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
         results.update(speed_metrics(metric_key_prefix, start, num_samples=len(rows)))
         self.scores = dict(results)
         self.log(results)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
         return results
+
+    def generated_scores(self, model, rows, share):
+        """Scores by name of the texts that a model generates for rows; self.answers keeps these."""
+        progress = not self.args.disable_tqdm and self.is_world_process_zero() and sys.stderr.isatty()
+        engine = evaluation.engine_of(self.engine, model, self.tokenizer, trains=self.train_dataset is not None)
+
+        def decode(rows, config, binding=None):
+            settings = self.tokenizer, self.args.per_device_eval_batch_size, share, progress, binding
+            return evaluation.answers(engine, rows, config, *settings)
+
+        if self.candidates is not None:
+            evaluator = task_scores.Evaluator(decode, self.generation, self.tokenizer, self.candidates)
+            self.answers, scores = evaluator.scores(rows)
+        else:
+            self.answers = decode(rows, self.generation)
+            predictions, targets = zip(*((row.prediction, row.target) for row in self.answers), strict=True)
+            scores = metrics.score(predictions, targets, numbers=self.score_numbers)
+        for line in display.samples(self.answers) if self.is_world_process_zero() else ():
+            logger.info(line)
+        return scores
 
     def _wrap_model(self, model, training=True):
         if self.ranks.size == 1 or self.sharding is not None:

@@ -55,7 +55,7 @@ def test_lines_of_text_may_be_instructions(tmp_path):
         "Human:写一首诗\nAssistant:",
         "Human:讲个故事\nAssistant:",
     ]
-    with pytest.raises(UserError, match="is plain text, which has no context and answer"):
+    with pytest.raises(UserError, match="is plain text, which has no context"):
         sources(tmp_path / "data.txt", template="qg")
 
 

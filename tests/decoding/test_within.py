@@ -163,11 +163,12 @@ def test_draws_are_those_of_the_definition_among_the_texts(by, seed, cases, more
     st.integers(2, 5),
     st.sampled_from([0.0, 1.0]),
     st.booleans(),
+    limits,
 )
 def test_beams_are_those_of_the_definition_and_none_where_there_are_no_more_texts(
-    by, seed, cases, more, num_beams, length_penalty, early_stopping
+    by, seed, cases, more, num_beams, length_penalty, early_stopping, choices
 ):
-    choices = {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
+    choices |= {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
     config, scores = config_of(cases, more, **choices), Scores(seed)
     ids, values = decoded(by, scores, config, cases)
     for prompt, case in enumerate(cases):
@@ -199,11 +200,13 @@ def test_sampled_beams_are_different_texts_of_those_there_are(by, seed, cases, m
 
 def test_a_limit_below_the_shortest_text_is_refused():
     case = Case("ab", ["a", "b"], 1, 4, False)
-    with pytest.raises(UserError, match="prompt 0 of the batch has no text of fewer than 3 pieces, and max_new_tok"):
+    with pytest.raises(
+        UserError, match="prompt 0 of the batch: the shortest text that may be written takes 3 tokens, and max_new"
+    ):
         decoded("numpy", Scores(1), GenerationConfig(max_new_tokens=2, within_source=True), [case])
     nothing = Case("ab", ["a"], 1, 4, False)
     assert not len(nothing.edges)
-    with pytest.raises(UserError, match="prompt 1 of the batch has no text that its vocabulary can spell"):
+    with pytest.raises(UserError, match="prompt 1 of the batch: the vocabulary can spell no text that may be written"):
         decoded("numpy", Scores(1), GenerationConfig(within_source=True), [case, nothing])
 
 

@@ -61,7 +61,7 @@ def test_a_graph_gives_the_texts_and_scores_of_the_layers(choices, lora):
     model = with_lora(models.make_model()) if lora else models.make_model()
     config = GenerationConfig(max_new_tokens=40, output_scores=True, **choices)
     prompts, special = models.random_prompts((9, 5, 12, 7)), models.special_ids()
-    wanted = engines.PythonEngine(model, special, config).run(prompts, config, [3, 0, 7, 2])
+    wanted = engines.PythonEngine(model, special).run(prompts, config, [3, 0, 7, 2])
     found = engines.of_model(model, special).run(prompts, config, [3, 0, 7, 2])
     assert models.trimmed(found[0]) == models.trimmed(wanted[0])
     np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-4)
@@ -71,7 +71,7 @@ def test_pieces_are_shown_as_they_come_by_both():
     model, special = models.make_model(), models.special_ids()
     config, shown = GenerationConfig(max_new_tokens=25), {}
     prompts = models.random_prompts((9, 5, 12))
-    for engine in (engines.PythonEngine(model, special, config), engines.of_model(model, special)):
+    for engine in (engines.PythonEngine(model, special), engines.of_model(model, special)):
         texts = shown[type(engine)] = [[], [], []]
 
         def on_token(numbers, pieces, texts=texts):
@@ -93,7 +93,7 @@ def test_positions_that_there_are_not_are_refused_before_anything_is_decoded(mon
 @pytest.mark.parametrize("engine", ["layers", "graph"])
 def test_texts_with_limits_of_their_own_are_beginnings_of_the_longest_ones(engine):
     model, special, config = models.make_model(), models.special_ids(), GenerationConfig(max_new_tokens=25)
-    opened = engines.PythonEngine(model, special, config) if engine == "layers" else engines.of_model(model, special)
+    opened = engines.PythonEngine(model, special) if engine == "layers" else engines.of_model(model, special)
     prompts, limits = models.random_prompts((9, 5, 12, 7)), [25, 1, 3, 8]
     whole = models.trimmed(opened.run(prompts, config))
     read = []
@@ -143,7 +143,7 @@ def test_where_there_is_a_gpu_or_no_onnxruntime_layers_decode(missing, monkeypat
 
 def opened(directory, asked="auto", lora_path=None):
     tokenizer = model_directory.load_tokenizer(directory)
-    return engines.opened(asked, directory, lora_path, tokenizer, GenerationConfig())
+    return engines.opened(asked, directory, lora_path, tokenizer)
 
 
 def graphs(cache):
@@ -177,7 +177,7 @@ def test_another_adapter_is_another_graph(saved, cache, tmp_path):
     assert len(graphs(cache)) == 2
     found = adapted.run(prompts, choices)
     assert found.tolist() != base.run(prompts, choices).tolist()
-    wanted = engines.PythonEngine(model, adapted.special, choices).run(prompts, choices)
+    wanted = engines.PythonEngine(model, adapted.special).run(prompts, choices)
     assert found.tolist() == wanted.tolist()
 
 

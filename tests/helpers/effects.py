@@ -32,7 +32,13 @@ BASES = {
     "infer_generation.py": ["--model_path", "{program}", "--runtime", "paddle"],
     "predict_generation.py": DECODING,
     "serve_generation.py": DECODING,
+    "generate_pairs.py": [
+        *("--model_name_or_path", "glm-tiny-chinese", "--data_file", "{document}", "--keep", "all"),
+        *("--question_length", "8", "--output_file", "{tmp}/predictions.jsonl"),
+    ],
 }
+# Flags of finetune_generation.py that are about questions alone.
+OF_QUESTIONS = ("tasks", "extract_candidates")
 # What differs between two runs of the same, in what they say.
 VOLATILE = re.compile(
     r"/tmp/\S+|\d+:\d+(:\d+)?|[\d.,]+ ?(s\b|it/s|GiB|tokens/s|prompt/s)|\d{4}-\d\d-\d\d|[\d.]+(?=/s)|\d+%"
@@ -43,7 +49,7 @@ def effects_of(script):
     """{flag: its declaration} of a script."""
     own = DECLARED["flags"][script]
     shared = DECLARED["flags"]["finetune_generation.py"] if script.startswith("finetune_instruction") else {}
-    return {**shared, **own}
+    return {**{flag: effect for flag, effect in shared.items() if flag not in OF_QUESTIONS}, **own}
 
 
 class Inputs:
@@ -131,6 +137,29 @@ class Inputs:
         return self.path("data.json", "\n".join(records) + "\n")
 
     @cached_property
+    def document(self):
+        return self.path(
+            "document.txt", "云栖湖位于青岚山脚下。湖面海拔一千二百米，四月到六月可以观鸟。湖边有一座木桥。" * 2
+        )
+
+    @cached_property
+    def other_document(self):
+        return self.path("other.txt", "竹编灯笼要先把竹子剖成细篾，再编成骨架，最后糊上棉纸。")
+
+    @cached_property
+    def passages(self):
+        record = {"passage": self.document.read_text(encoding="utf8"), "context": "灯笼要编两天。"}
+        return self.path("passages.jsonl", json.dumps(record) + "\n")
+
+    @cached_property
+    def listed(self):
+        return self.path("listed.txt", "观鸟\n木桥\n")
+
+    @cached_property
+    def bound_program(self):
+        return self.exported("bound", "--num_beams", "4", "--within_source", "True")
+
+    @cached_property
     def renamed(self):
         return self.path("renamed.json", self.data.read_text(encoding="utf8").replace('"context"', '"passage"'))
 
@@ -176,7 +205,7 @@ class Inputs:
     def kept(self):
         """A file of answers, beside which those of another run are kept."""
         path = self.directory / "kept.jsonl"
-        (self.directory / "kept.jsonl.partial").write_text('{"fingerprint": "of another run"}\n', encoding="utf8")
+        (self.directory / "kept.jsonl.partial").write_text('{"settings": "of another run"}\n', encoding="utf8")
         return path
 
     @property

@@ -6,13 +6,8 @@ import json
 import pytest
 
 from glm import command_line
-from glm.training.arguments import (
-    DataArguments,
-    GLMTrainingArguments,
-    InstructionDataArguments,
-    LoraArguments,
-    ModelArguments,
-)
+from glm.training.arguments import GLMTrainingArguments, LoraArguments, ModelArguments
+from glm.training.data_arguments import InstructionDataArguments, QuestionDataArguments
 from tests.helpers import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.json"))
@@ -41,7 +36,7 @@ def test_a_recipe_runs_for_two_steps(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_every_value_of_a_recipe_reaches_the_arguments(path):
-    data = InstructionDataArguments if is_instruction(path) else DataArguments
+    data = InstructionDataArguments if is_instruction(path) else QuestionDataArguments
     parsed = {}
     classes = ModelArguments, data, LoraArguments, GLMTrainingArguments
     # One that divides the model is for ranks that are not here.

@@ -135,10 +135,17 @@ BREAKING = {
     "--export_peft, which predicts nothing": ["--lora_path", "x", "--export_peft", "y"],
     "--merge_tensor_parallel_path, which predicts nothing": ["--merge_tensor_parallel_path", "y"],
     "--num_beams 2 or more": ["--num_beams", "1"],
+    "--bound_to": ["--bound_to", "x"],
+    "--model_path, whose programs have their model": [
+        *("--data_file", "x", "--output_file", "y", "--model_path", "z"),
+    ],
     "--do_train, which goes by --fp16, --bf16 and --fp16_opt_level": ["--do_train"],
 }
 OTHERWISE = {script: ["--output_dir", "x", "--do_train"] if script.startswith("finetune") else [] for script in CLASSES}
+OTHERWISE["generate_pairs.py"] = ["--data_file", "x", "--output_file", "y"]
 VALUES = {
+    "device": "gpu",
+    "dtype": "float16",
     "engine": "onnx",
     "evaluation_strategy": "steps",
     "batch_size": "3",
@@ -167,7 +174,7 @@ def test_a_flag_is_refused_where_it_can_have_no_effect(script, tmp_path, capfd):
 @pytest.mark.parametrize("script", CLASSES)
 def test_a_printed_configuration_runs_again_whatever_was_given(script, tmp_path):
     """Every flag is in it, also those that have no effect beside the others; its own defaults are no mistakes."""
-    flags = ["--output_dir", str(tmp_path)] if script.startswith("finetune") else []
+    flags = ["--output_dir", str(tmp_path)] if script.startswith("finetune") else OTHERWISE[script]
     path = tmp_path / "all.json"
     assert run_script(script, [*flags, "--print_config", path])[0] == 0
     assert json.loads(path.read_text(encoding="utf8")).keys() == set(SHOWN[script])
