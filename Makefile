@@ -33,7 +33,7 @@ BENCHMARKS = train decode large large_train load bfloat16 parallel merge serve p
 
 .DEFAULT_GOAL := help
 # Where the environment lost its interpreter, its stamp says nothing.
-.PHONY: help setup demo test test-faults docs lint bench bench-peers bench-fresh clean $(if $(realpath $(RUN)),,$(STAMP))
+.PHONY: help setup demo demo-pairs test test-faults docs lint bench bench-peers bench-fresh clean $(if $(realpath $(RUN)),,$(STAMP))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,9 @@ $(STAMP):
 
 demo: setup  ## fine-tune, export and run a tiny model on the CPU
 	$(RUN) demo/run_demo.py
+
+demo-pairs: setup  ## make question–answer pairs of documents with a tiny model on the CPU
+	$(RUN) demo/run_pairs.py
 
 test: setup  ## run the tests, JOBS of them at once (2)
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile

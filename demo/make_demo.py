@@ -9,6 +9,7 @@ import json
 import random
 from pathlib import Path
 
+from qg_documents import generate_documents
 from qg_records import generate_records
 from word_problems import generate_problems
 
@@ -21,7 +22,7 @@ HANDWRITTEN_DEV_SHARE = 12
 
 def main():
     """Write both data sets into the directory that the command line names."""
-    parser = argparse.ArgumentParser(description="Write the demo data sets qg/ and instruction/.")
+    parser = argparse.ArgumentParser(description="Write the demo data: qg/, instruction/ and documents/.")
     parser.add_argument("--output_dir", type=Path, default=HERE, help="where they are written (default: %(default)s)")
     output_dir = parser.parse_args().output_dir
     for task, splits in (("qg", make_qg()), ("instruction", make_instruction())):
@@ -29,6 +30,10 @@ def main():
         for split, records in splits.items():
             write_jsonl(output_dir / task / f"{split}.json", records)
             print(f"{task}/{split}.json: {len(records)} records")
+    (output_dir / "documents").mkdir(exist_ok=True)
+    for name, text in generate_documents(random.Random("documents")).items():
+        (output_dir / "documents" / name).write_text(text, encoding="utf8")
+        print(f"documents/{name}: {len(text)} characters")
 
 
 def make_qg():

@@ -33,7 +33,8 @@ REFERENCES = ("target", "question", "output")
 EPILOG = """Each line of the file is an object with the string "prediction" and its reference: "target",
 as the fine-tuning scripts leave in predictions.jsonl, or else "question" or "output", as
 prediction and inference leave in the records that they answer. The scores (0-100) go to standard output as
-JSON, their definition to standard error. Exit code 2: bad arguments or a bad file."""
+JSON, their definition to standard error. A file of pairs, of generate_pairs.py, is
+scored by how its questions are answered and what they cover. Exit code 2: bad arguments or a bad file."""
 
 
 def score(predictions: list[str], references: list[str], numbers: bool = False) -> dict[str, float]:
@@ -263,8 +264,21 @@ def main(arguments=None) -> int:
         help="JSON Lines with prediction and reference",
     )
     parser.add_argument("--numbers", action="store_true", help="compare the final numbers, too")
+    parser.add_argument("--references", help="of pairs: data with context, question and answer to compare them with")
+    parser.add_argument(
+        "--bootstrap", type=int, default=0, help="of pairs: samples for intervals of 95 %%; 1000 is usual"
+    )
+    parser.add_argument("--judge_model", help="of pairs: directory of a model that answers in place of their own")
     parsed = parser.parse_args(arguments)
     path = parsed.file
+    from glm.pairs import scoring
+
+    if scoring.is_pairs(path):
+        return score_pairs(parsed)
+    for flag in ("references", "bootstrap", "judge_model"):
+        if getattr(parsed, flag):
+            note(f"--{flag} is for a file of pairs, of generate_pairs.py, and {path} is none; leave it out")
+            return 2
     try:
         predictions, targets = read_predictions(path)
     except OSError as error:
@@ -276,6 +290,21 @@ def main(arguments=None) -> int:
     scores = score(predictions, targets, parsed.numbers)
     print(json.dumps({name: round(value, 4) for name, value in scores.items()}, indent=2))
     note(definition(parsed.numbers))
+    return 0
+
+
+def score_pairs(parsed) -> int:
+    """Scores the pairs of a file; returns the exit code."""
+    from glm.pairs import scoring
+
+    if parsed.numbers:
+        note("--numbers is for predictions, and this is a file of pairs; leave it out")
+        return 2
+    try:
+        scoring.show(scoring.of_file(parsed.file, parsed.references, parsed.bootstrap, parsed.judge_model))
+    except ValueError as error:
+        note(error)
+        return 2
     return 0
 
 

@@ -14,5 +14,6 @@ progress    what is done, kept on disk while the rest is to come
 pipeline    all of it, a window of passages at a time
 formats     pairs as SQuAD, Alpaca, messages, CSV
 scores      how good pairs are, without references and with them
+scoring     the same from files, by the model that made the pairs or by another judge
 agreement   decisions of two reviewers
 """
