@@ -3,18 +3,28 @@
     python serve_generation.py --model_name_or_path ./checkpoints/glm-large-chinese
     python serve_generation.py --model_name_or_path ./checkpoints/glm-large-chinese --lora_path ./checkpoints/adapter \\
         --port 8080 --max_batch_size 16
+    python serve_generation.py --review pairs.jsonl
 """
 
 import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from glm.command_line import choice, parse
 from glm.errors import RUN_ERROR, UserError, one_line, one_line_errors, say, tell
 from glm.inference.arguments import DTYPE_HELP, DTYPES, ENGINE_HELP, ENGINES, DecodingArguments, to_generation_config
+from glm.needs import Need
 
+# Flags that say how a model is served.
+OF_MODELS = (
+    "model_name_or_path lora_path dtype engine src_length max_batch_size max_concurrent_requests "
+    "max_prompts_per_request max_prompt_characters max_request_bytes max_connections max_connections_per_address "
+    "header_timeout body_timeout keep_alive_timeout request_timeout stop_timeout "
+)
+OF_MODELS += " ".join(spec.name for spec in fields(DecodingArguments))
 # How long the engine's thread may take to leave its batch when all is over, in seconds.
 LEAVING = 5.0
 
@@ -22,6 +32,8 @@ LEAVING = 5.0
 @dataclass
 class ServerArguments:
     """The model, where it is served, and limits."""
+
+    NEEDS: ClassVar = (Need(OF_MODELS, lambda flags: not flags.review, beside="--review, which serves no model"),)
 
     model_name_or_path: str = choice(
         "THUDM/glm-large-chinese", "Directory or name of the model; with --lora_path, of its base model."
@@ -52,6 +64,11 @@ class ServerArguments:
         "Others get 403: a page elsewhere could reach this machine by them.",
     )
     request_timeout: float = choice(300.0, "Seconds from a request's arrival to its answer; later ones get 504.")
+    review: str = choice(
+        None,
+        "File of generate_pairs.py: serve a page to review its pairs on instead of a model; decisions go to "
+        "PAIRS.reviewed.jsonl beside it.",
+    )
     stop_timeout: float = choice(60.0, "Seconds after SIGTERM or SIGINT to finish what was accepted.")
 
 
@@ -124,6 +141,22 @@ def build(arguments, decoding):
     )
 
 
+def review_pairs(arguments):
+    """Serve a page to review pairs on until a signal comes. Raises UserError."""
+    from glm.pairs import review
+    from glm.serving import logs
+    from glm.serving.origins import Origins
+    from glm.serving.review import serve
+
+    with review.opened(arguments.review) as opened:
+        listener = listen(arguments.host, arguments.port)
+        logs.set_up()
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        say(f"reviewing {len(opened.pairs)} pairs on http://{host}:{listener.getsockname()[1]}")
+        serve(opened, listener, Origins([*(arguments.allowed_hosts or ()), arguments.host]))
+    say(f"{len(opened.decided)} decisions in {opened.target}")
+
+
 def run(arguments, decoding):
     """Serve until a signal comes. Raises UserError, and RunError if something accepted was not finished."""
     listener = listen(arguments.host, arguments.port)
@@ -158,7 +191,7 @@ def main(argv=None):
     """Parse the command line and serve until a signal comes."""
     arguments, decoding = parse((ServerArguments, DecodingArguments), argv, __doc__)
     with one_line_errors():
-        run(arguments, decoding)
+        review_pairs(arguments) if arguments.review else run(arguments, decoding)
 
 
 if __name__ == "__main__":

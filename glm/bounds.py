@@ -57,6 +57,16 @@ NUMBERS = {
     # NumPy's and paddlenlp's seeds end there.
     "seed": Bounds(0, 2**32, below=True),
     "batch_size": BATCH,
+    # Pairs of documents.
+    "extract_candidates": Bounds(1, 256),
+    "candidates": Bounds(1, 256),
+    "question_beams": Bounds(1, 256),
+    "answer_beams": Bounds(1, 256),
+    "questions": COUNT,
+    "passage_length": Bounds(16, 2**20),
+    "overlap": Bounds(0, 2**20),
+    "answer_length": Bounds(4, 2**20),
+    "question_length": Bounds(4, 2**20),
     "max_train_samples": COUNT,
     "max_eval_samples": COUNT,
     "max_record_bytes": COUNT,

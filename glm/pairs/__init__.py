@@ -16,4 +16,5 @@ formats     pairs as SQuAD, Alpaca, messages, CSV
 scores      how good pairs are, without references and with them
 scoring     the same from files, by the model that made the pairs or by another judge
 agreement   decisions of two reviewers
+review      a reviewer's decisions, written as they are made
 """

@@ -54,10 +54,8 @@ class DocumentArguments:
     max_record_bytes: int = choice(DEFAULT_LIMIT, "A larger document is passed over; a character takes 3 bytes.")
 
     def __post_init__(self):
-        if self.passage_length < 16:
-            raise UsageError(f"passage_length is {self.passage_length}; it must be at least 16")
-        if not 0 <= self.overlap < self.passage_length:
-            raise UsageError(f"overlap is {self.overlap}; it must be at least 0 and below --passage_length")
+        if self.overlap >= self.passage_length:
+            raise UsageError(f"overlap is {self.overlap}; it must be below --passage_length, {self.passage_length}")
 
 
 @dataclass
@@ -86,18 +84,6 @@ class PairsArguments:
     resume: bool = choice(False, "Go on where an interrupted run with the same flags ended.")
 
     def __post_init__(self):
-        for name, least in (
-            ("candidates", 1),
-            ("question_beams", 1),
-            ("answer_beams", 1),
-            ("answer_length", 4),
-            ("question_length", 4),
-            ("batch_size", 1),
-        ):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.questions is not None and self.questions < 1:
-            raise UsageError(f"questions is {self.questions}; it must be at least 1")
         self.level = Level.parse(self.keep)
 
     def src_length(self, documents):

@@ -9,5 +9,6 @@ connections  limits below requests: how many connections, and how long one may s
 logs         what a server writes into its log, and how much of it
 exchanges    one request from its arrival to its end: limits, time, leaving clients, the answer whole or as events
 app          the engine over HTTP: the paths, the page, health and metrics, stopping in good order
-web/         the page: HTML, CSS and JavaScript as they are, without a build step
+review       a page to review pairs on, and its requests
+web/         the pages: HTML, CSS and JavaScript as they are, without a build step
 """

@@ -84,8 +84,6 @@ class QuestionDataArguments(DataArguments):
             raise UsageError(f"--tasks: {unknown('no task', wrong[0], TASKS, 'known are')}")
         if len(set(names)) < len(names):
             raise UsageError(f"--tasks {self.tasks}: a task is there twice")
-        if self.extract_candidates < 1:
-            raise UsageError(f"extract_candidates is {self.extract_candidates}; it must be at least 1")
 
     @property
     def chosen_tasks(self):

@@ -136,6 +136,7 @@ BREAKING = {
     "--merge_tensor_parallel_path, which predicts nothing": ["--merge_tensor_parallel_path", "y"],
     "--num_beams 2 or more": ["--num_beams", "1"],
     "--bound_to": ["--bound_to", "x"],
+    "--review, which serves no model": ["--review", "x"],
     "--model_path, whose programs have their model": [
         *("--data_file", "x", "--output_file", "y", "--model_path", "z"),
     ],

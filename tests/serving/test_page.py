@@ -1,89 +1,23 @@
 """The page in a real browser, by keyboard alone: a question streams in, the history stays, both languages, a phone."""
 
-import base64
 import json
-import shutil
-from itertools import combinations
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.helpers import ROOT
+from tests.helpers.browser import PHONE, WIDE, BrowserPage, needs_browser
 from tests.helpers.proxied import Proxied
+from tests.helpers.served import Served
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no chromium or chromedriver on PATH: apt-get install chromium chromium-driver"
-)
-SCREENSHOTS = ROOT / "screenshots"
-QUIET = ["quic", "background-networking", "component-update", "sync", "gpu"]
+pytestmark = needs_browser
 RECORD = json.loads((ROOT / "demo" / "qg" / "dev.json").read_text(encoding="utf8").splitlines()[0])
-WIDE, PHONE = (1200, 900), (360, 740)
 BUSY, IDLE = "true", "false"
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """Headless Chromium with a profile of its own, in Chinese."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = ["headless", "no-sandbox", "no-first-run", "lang=zh-CN", f"user-data-dir={tmp_path / 'profile'}"]
-    for flag in [*flags, *(f"disable-{name}" for name in QUIET), "disable-dev-shm-usage"]:
-        options.add_argument(f"--{flag}")
-    options.add_experimental_option("prefs", {"intl.accept_languages": "zh-CN,zh"})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """What a person at a keyboard can do and see."""
-
-    def __init__(self, browser, url):
-        self.browser = browser
-        self.resize(WIDE)
-        browser.get(url)
-
-    def resize(self, size):
-        """Make the page this wide and high, in pixels."""
-        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-    def press(self, *keys):
-        """Press keys one after another, wherever the focus is."""
-        webdriver.ActionChains(self.browser).send_keys(*keys).perform()
-
-    def press_together(self, modifier, key):
-        """Press a key while another one is held."""
-        webdriver.ActionChains(self.browser).key_down(modifier).send_keys(key).key_up(modifier).perform()
-
-    @property
-    def focus(self):
-        """The id of the element that has the focus."""
-        return self.browser.switch_to.active_element.get_attribute("id")
-
-    def tab_to(self, name):
-        """Go on by Tab until an element has the focus."""
-        for _ in range(20):
-            if self.focus == name:
-                return
-            self.press(Keys.TAB)
-        raise AssertionError(f"Tab does not reach {name}")
-
-    def element(self, name):
-        return self.browser.find_element(By.ID, name)
-
-    def text(self, name):
-        """The text that is visible in an element."""
-        return self.element(name).text
-
-    def wait(self, condition):
-        """Wait until condition() is true."""
-        WebDriverWait(self.browser, 20, 0.02).until(lambda _: condition())
+class Page(BrowserPage):
+    """The page to ask questions on."""
 
     def fill(self, context, answer):
         """Write into both fields."""
@@ -101,44 +35,22 @@ class Page:
         """The questions in the history."""
         return [item.text for item in self.browser.find_elements(By.CSS_SELECTOR, "#entries li > p")]
 
-    def check_layout(self, name):
-        """Take a picture; nothing is wider than the page, cut off, or over something else."""
-        SCREENSHOTS.mkdir(exist_ok=True)
-        picture = self.browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
-        (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
-        assert self.browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-        boxes = self.browser.execute_script(LEAVES)
-        assert len(boxes) > 10
-        width = self.browser.execute_script("return innerWidth")
-        for box in boxes:
-            assert box["cut"] <= 1, f"{box['name']} is cut off"
-            assert box["left"] >= 0, box
-            assert box["right"] <= width, box
-            assert box["right"] - box["left"] > 5, box
-        for one, other in combinations(boxes, 2):
-            apart = one["right"] <= other["left"] or other["right"] <= one["left"]
-            assert apart or one["bottom"] <= other["top"] or other["bottom"] <= one["top"], (one, other)
-
-
-# Boxes of the elements that hold text or take it; children of a button belong to it.
-LEAVES = """
-return [...document.querySelectorAll("h1, h2, label, textarea, input, button, p, dt, dd, summary, output")]
-  .filter((element) => element.checkVisibility() && (element.textContent || element.matches("textarea, input")))
-  .map((element) => {
-    const { left, right, top, bottom } = element.getBoundingClientRect();
-    const scrolls = element.matches("textarea, input");
-    const cut = scrolls ? 0 : element.scrollWidth - element.clientWidth;
-    return { name: element.id || element.textContent, left, right, top, bottom, cut };
-  });
-"""
-
 
 @pytest.fixture
 def page(browser, served):
     return Page(browser, served.url)
 
 
-def test_a_question_is_asked_by_keyboard_alone_and_stays_in_the_history(page, served):
+@pytest.fixture(scope="module")
+def unhurried(briefly_trained):
+    """A server whose texts take long enough to be seen growing: an ONNX program may be done before it is drawn."""
+    flags = ["--engine", "python", "--src_length", "128", "--tgt_length", "24", "--min_tgt_length", "12"]
+    with Served("--model_name_or_path", briefly_trained, *flags) as server:
+        yield server
+
+
+def test_a_question_is_asked_by_keyboard_alone_and_stays_in_the_history(browser, unhurried):
+    page, served = Page(browser, unhurried.url), unhurried
     context, answer = RECORD["context"], RECORD["answer"]
     expected = served.ask(context=context, answer=answer).json()["prediction"]
     page.browser.execute_script(WATCH)
