@@ -35,9 +35,14 @@ class Answer:
         """The best text."""
         return self.predictions[0]
 
-    def without_empty(self):
-        """The same without empty texts behind the first."""
-        kept = [0, *(number for number, text in enumerate(self.predictions) if number and text)]
+    def distinct(self):
+        """The same with each text once, and without empty ones behind the first: a text may be spelled by several
+        sequences of pieces, and there may be fewer texts than beams."""
+        texts = self.predictions
+        kept = [
+            0,
+            *(number for number in range(1, len(texts)) if texts[number] and texts[number] not in texts[:number]),
+        ]
         scores = self.scores and tuple(self.scores[number] for number in kept)
         return Answer(self.row, tuple(self.predictions[number] for number in kept), scores)
 

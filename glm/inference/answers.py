@@ -246,7 +246,7 @@ def answer_all(
 
 def decoded(rows, numbers, run_batch, tokenizer, texts, binding=None):
     """The Answers of a batch of examples.Encoded, which have these numbers among all; see answer_all(). Of bound texts
-    there may be fewer than `texts`: those that are left out are empty."""
+    each is given once, so that there may be fewer than `texts`."""
     prompts = examples.collate_prompts(rows, tokenizer.eos_id)
     if binding is not None:
         prompts["edges"] = binding.edges(rows)
@@ -262,7 +262,7 @@ def decoded(rows, numbers, run_batch, tokenizer, texts, binding=None):
         Answer(row, tuple(map(tokenizer.decode, row_ids)), row_scores)
         for row, row_ids, row_scores in zip(rows, of_rows, scores, strict=True)
     ]
-    return answers if binding is None else [answer.without_empty() for answer in answers]
+    return answers if binding is None else [answer.distinct() for answer in answers]
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def small(command):
         del words[place : place + 2]
     if any("pairs_cpu" in word for word in words):
         # Enough to write questions that have letters in them: what has none is no pair.
-        words += "--max_steps 60 --max_train_samples 256 --per_device_train_batch_size 8".split()
+        words += ["--max_steps", "60", "--max_train_samples", "256", "--per_device_train_batch_size", "8"]
     if words[3:5] == CARDS:
         words[3:5] = ["--nproc_per_node", "2", "--backend", "gloo"]
     if any("tp8" in word for word in words):
