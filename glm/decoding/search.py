@@ -72,8 +72,8 @@ class Rules(NamedTuple):
         if not self.config.within_source:
             return scores.ban_repeated_ngrams(logits + bias, history, size)
         room = self.limits["max_new_tokens"] - number - 1
-        bans = scores.ban_repeated_ngrams(paddle.zeros_like(logits) + bias, history, size)
-        return logits + within.bias_of_others(state.places, fixed[EDGES], room, bans)
+        bans = scores.ban_repeated_ngrams(paddle.zeros_like(logits) + bias, history, size) if size else bias
+        return within.bound(logits, state.places, fixed[EDGES], room, bans, self.special.pad)
 
     def first_places(self, fixed, prompts):
         """Where texts are in their prompts' edges before the first piece; without edges, a number for each prompt."""
