@@ -96,7 +96,7 @@ def engine_of(side, directory):
         from glm.export import engines
         from glm.weights import model_directory
 
-        model, config = model_directory.load_model(directory), decoding(1, 64)
+        model = model_directory.load_model(directory)
         return engines.PythonEngine(model, SPECIAL).run
     from glm.decoding import generation_config
     from glm.export import program, runners
