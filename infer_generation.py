@@ -105,14 +105,14 @@ def converse(run_batch, tokenizer, config, prompts):
     """Answer prompts from the terminal; a program gives whole texts."""
     from glm.data.examples import encode
     from glm.inference import interactive
-    from glm.inference.binding import of_flags, prompt_of
+    from glm.inference.binding import of_flags, prompts_of
 
     binding = of_flags(prompts, config, tokenizer)
 
     def answer(example, write):
         row = encode(example, tokenizer, prompts.src_length, config.max_new_tokens)
         interactive.tell_lost(row, prompts.src_length, write)
-        found = run_batch(prompt_of(row, tokenizer, binding), [0])
+        found = run_batch(prompts_of([row], tokenizer, binding), [0])
         write("\n".join(map(tokenizer.decode, found[0] if isinstance(found, tuple) else found)))
 
     interactive.converse(prompts.template or "qg", answer, prompts.preparation(tokenizer.preparation))

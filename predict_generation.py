@@ -201,7 +201,7 @@ class Predictor:
         from glm.data.examples import encode
         from glm.data.tokenization import TextStream
         from glm.inference import interactive
-        from glm.inference.binding import of_flags, prompt_of
+        from glm.inference.binding import of_flags, prompts_of
 
         config = replace(self.config, output_scores=False)
         streams = config.num_beams == 1 and config.num_return_sequences == 1
@@ -217,7 +217,7 @@ class Predictor:
             stream, write = TextStream(self.tokenizer), show
             row = encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
             interactive.tell_lost(row, self.prompts.src_length, show)
-            prompt = prompt_of(row, self.tokenizer, binding)
+            prompt = prompts_of([row], self.tokenizer, binding)
             ids = engine.run(prompt, config, on_token=on_token if streams else None)
             show(stream.add([], final=True) if streams else "\n".join(map(self.tokenizer.decode, ids)))
 

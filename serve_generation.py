@@ -83,6 +83,11 @@ def listen(host, port):
         raise UserError(f"--host {host} --port {port}: {error}; choose others") from None
 
 
+def place_of(host, listener):
+    """Host and port of a listening socket, as an address has them."""
+    return f"[{host}]:{listener.getsockname()[1]}" if ":" in host else f"{host}:{listener.getsockname()[1]}"
+
+
 def loader(arguments, config, directory, tokenizer):
     """A function that loads the model and gives the decode() of an engine.Engine. Raises UserError."""
     from glm.decoding.generation_config import check_positions
@@ -151,8 +156,7 @@ def review_pairs(arguments):
     with review.opened(arguments.review) as opened:
         listener = listen(arguments.host, arguments.port)
         logs.set_up()
-        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        say(f"reviewing {len(opened.pairs)} pairs on http://{host}:{listener.getsockname()[1]}")
+        say(f"reviewing {len(opened.pairs)} pairs on http://{place_of(arguments.host, listener)}")
         serve(opened, listener, Origins([*(arguments.allowed_hosts or ()), arguments.host]))
     say(f"{len(opened.decided)} decisions in {opened.target}")
 
@@ -167,8 +171,7 @@ def run(arguments, decoding):
     from glm.serving.app import serve
 
     logs.set_up()
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    say(f"serving on http://{host}:{listener.getsockname()[1]}")
+    say(f"serving on http://{place_of(arguments.host, listener)}")
     try:
         asyncio.run(serve(service, listener, arguments.stop_timeout))
     finally:

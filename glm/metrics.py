@@ -12,6 +12,7 @@ import sys
 import unicodedata
 from collections import Counter
 from fractions import Fraction
+from functools import lru_cache
 
 from glm.errors import note, one_line_errors, printable
 from glm.help_parser import HelpParser
@@ -55,7 +56,7 @@ def score(predictions: list[str], references: list[str], numbers: bool = False) 
     return {
         "bleu4": _bleu4(predictions, references),
         "char_bleu4": _bleu4(predictions, references, "char"),
-        **_rouge(predictions, references, _CharacterTokenizer(), "rouge"),
+        **_rouge(predictions, references, _character_tokenizer(), "rouge"),
         **_rouge(predictions, references, _WordTokenizer(), "word_rouge"),
         "exact_match": 100 * matches / len(predictions),
         **(_number_match(predictions, references) if numbers else {}),
@@ -149,7 +150,7 @@ def _bleu_metric(tokens="zh"):
 
 def bleu_tokens(text: str) -> list[str]:
     """The tokens of bleu4 of a text."""
-    return _bleu_metric().tokenizer(normalize(text)).split()
+    return _character_tokenizer().tokenize(normalize(text))
 
 
 def sentence_bleu(prediction: str, references: list[str]) -> float:
@@ -162,10 +163,12 @@ def sentence_bleu(prediction: str, references: list[str]) -> float:
 
 def rouge_l(prediction: str, reference: str) -> float:
     """ROUGE-L F1, 0 to 1, on the tokens of bleu4."""
-    from rouge_score.rouge_scorer import RougeScorer
+    return _rouge([normalize(prediction)], [normalize(reference)], _character_tokenizer(), "")["l"] / 100
 
-    scorer = RougeScorer(["rougeL"], tokenizer=_CharacterTokenizer())
-    return scorer.score(target=normalize(reference), prediction=normalize(prediction))["rougeL"].fmeasure
+
+@lru_cache
+def _character_tokenizer():
+    return _CharacterTokenizer()
 
 
 def _bleu4(predictions, references, tokens="zh"):
@@ -271,9 +274,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--judge_model", help="of pairs: directory of a model that answers in place of their own")
     parsed = parser.parse_args(arguments)
     path = parsed.file
-    from glm.pairs import scoring
-
-    if scoring.is_pairs(path):
+    if is_pairs(path):
         return score_pairs(parsed)
     for flag in ("references", "bootstrap", "judge_model"):
         if getattr(parsed, flag):
@@ -291,6 +292,16 @@ def main(arguments=None) -> int:
     print(json.dumps({name: round(value, 4) for name, value in scores.items()}, indent=2))
     note(definition(parsed.numbers))
     return 0
+
+
+def is_pairs(path) -> bool:
+    """Whether a file's first line is a pair of generate_pairs.py."""
+    try:
+        with open(path, "rb") as file:
+            first = json.loads(file.readline(2**20))
+        return isinstance(first, dict) and "round_trip" in first and "passage" in first
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def score_pairs(parsed) -> int:

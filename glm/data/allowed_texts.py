@@ -37,14 +37,14 @@ class Passage:
     begins: np.ndarray
     ends: np.ndarray
 
-    def find(self, run: str, after: int = 0) -> tuple[int, int] | None:
-        """Start and end in the text of the first run, from a place on, that spells what a vocabulary's decoder gives;
-        None where there is none."""
+    def find(self, run: str) -> tuple[int, int] | None:
+        """Start and end in the text of the first run that spells what a vocabulary's decoder gives; None where there is
+        none."""
         wanted = run.replace(" ", SPACE).replace("\n", NEWLINE_CHARACTER)
         place = self.spelled.find(wanted) if wanted else -1
         while place >= 0:
             end = place + len(wanted)
-            if self.begins[place] and self.ends[end] and self.origin[place] >= after:
+            if self.begins[place] and self.ends[end]:
                 return int(self.origin[place]), self.end_of(end)
             place = self.spelled.find(wanted, place + 1)
         return None

@@ -28,9 +28,10 @@ class Chosen:
 def opened(program, device):
     """What decodes by a program.Program: run(prompts, config, row_ids), as decoder.run(); an ONNX program takes any
     configuration."""
-    run = runners.open_program(program, "auto", device, "paddle")
     if program.format == "onnx":
+        runners.checked(program, device=device)
         return engines.OnnxEngine(program.model_file, program.special_ids, program.positions).run
+    run = runners.open_program(program, device=device)
     return lambda prompts, config, row_ids=None: answered(run, prompts, config, row_ids)
 
 

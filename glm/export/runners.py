@@ -36,16 +36,22 @@ def open_program(program, runtime="auto", device="cpu", backend="paddle"):
     Inference. device: "cpu" or "gpu".
     backend: "paddle" for Paddle's own kernels, "onednn" for oneDNN's. Raises ProgramError.
     """
-    if runtime == "auto":
-        runtime = next(name for name in RUNNERS if can_run(name, program))
-    check_combination(program, runtime, device, backend)
-    inspection.check(program)
-    trial.check(program, runtime, device, backend)
+    runtime = checked(program, runtime, device, backend)
     opened = RUNNERS[runtime](program, device, backend)
     # Not on stdout, where answers may go.
     kernels = "" if runtime == "onnx" else f", backend: {backend}"
     note(f"runtime: {opened.name}, device: {device}{kernels}")
     return opened.run
+
+
+def checked(program, runtime="auto", device="cpu", backend="paddle"):
+    """The runtime that is to run a program, once it is known that it may. Raises ProgramError; see open_program()."""
+    if runtime == "auto":
+        runtime = next(name for name in RUNNERS if can_run(name, program))
+    check_combination(program, runtime, device, backend)
+    inspection.check(program)
+    trial.check(program, runtime, device, backend)
+    return runtime
 
 
 def can_run(runtime, program):

@@ -10,14 +10,13 @@ import numpy as np
 
 from glm import json_text
 from glm.command_line import UsageError
-from glm.data import examples
 from glm.decoding.generation_config import GenerationConfig, NotFiniteError, check_positions
 from glm.errors import Interrupted, RunError, UserError, note, printable_json, say, tell_launcher
 from glm.files import locks, places
 from glm.files.guarded import product, whole_file
 from glm.inference.answer_lines import Answer, RecordLines, prompt_line
 from glm.inference.arguments import PromptArguments
-from glm.inference.binding import Binding, of_flags
+from glm.inference.binding import Binding, of_flags, prompts_of
 from glm.inference.partial_answers import PartialAnswers, is_complete, key_of, path_of
 from glm.inference.parts import WHOLE, Part
 from glm.inference.prompts import STDIN, Prompts, opened, refuse_to_replace_data
@@ -247,9 +246,7 @@ def answer_all(
 def decoded(rows, numbers, run_batch, tokenizer, texts, binding=None):
     """The Answers of a batch of examples.Encoded, which have these numbers among all; see answer_all(). Of bound texts
     each is given once, so that there may be fewer than `texts`."""
-    prompts = examples.collate_prompts(rows, tokenizer.eos_id)
-    if binding is not None:
-        prompts["edges"] = binding.edges(rows)
+    prompts = prompts_of(rows, tokenizer, binding)
     with named_rows([row.example.place for row in rows]):
         found = run_batch(prompts, numbers)
     ids, scores = found if isinstance(found, tuple) else (found, None)

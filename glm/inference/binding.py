@@ -1,10 +1,15 @@
 """What the texts of a search with within_source may be: runs of each prompt's passage, or the texts of a file."""
 
+from functools import lru_cache
+
 from glm.command_line import UsageError
 from glm.data import allowed_texts, examples
 from glm.data.records import read_texts
 from glm.data.validation import DataError
 from glm.errors import UserError
+
+# Edges of so many passages are kept, some 64 KB each.
+KEPT = 128
 
 
 class Binding:
@@ -17,21 +22,24 @@ class Binding:
     def __init__(self, tokenizer, boundaries="words", texts=None):
         self.tokenizer, self.boundaries = tokenizer, boundaries
         self.listed = None if texts is None else allowed_texts.edges_of_texts(texts, tokenizer)
+        # Several prompts may be of one passage.
+        self.runs_of = lru_cache(KEPT)(self.runs)
 
     @property
     def settings(self):
         """What texts depend on besides prompts, as text."""
         return f"{self.boundaries} {None if self.listed is None else self.listed.tolist()}"
 
-    def passage(self, row):
-        """The allowed_texts.Passage of an examples.Encoded: what its model has read of its context."""
-        return allowed_texts.passage_of(row.context, self.tokenizer, self.boundaries)
+    def runs(self, context):
+        """Edges of the runs of what a model has read of a context."""
+        passage = allowed_texts.passage_of(context, self.tokenizer, self.boundaries)
+        return allowed_texts.edges_of_runs(passage, self.tokenizer)
 
     def edges_of(self, row):
         """Edges of an examples.Encoded, int64 [edges, 4]. Raises DataError where nothing may be written."""
         if self.listed is not None:
             return self.listed
-        edges = allowed_texts.edges_of_runs(self.passage(row), self.tokenizer)
+        edges = self.runs_of(row.context)
         if not len(edges):
             told = "the passage has no words that the vocabulary can spell; leave --within_source out"
             raise DataError(f"{row.example.place}: {told}", "nothing to write")
@@ -42,10 +50,10 @@ class Binding:
         return allowed_texts.collated([self.edges_of(row) for row in rows])
 
 
-def prompt_of(row, tokenizer, binding):
-    """Arrays of one prompt, examples.Encoded; binding: a Binding or None. Raises DataError."""
-    bound = {} if binding is None else {"edges": binding.edges([row])}
-    return {**examples.collate_prompts([row], tokenizer.eos_id), **bound}
+def prompts_of(rows, tokenizer, binding):
+    """Arrays of prompts, examples.Encoded; binding: a Binding or None. Raises DataError."""
+    bound = {} if binding is None else {"edges": binding.edges(rows)}
+    return {**examples.collate_prompts(rows, tokenizer.eos_id), **bound}
 
 
 def of_flags(arguments, config, tokenizer):

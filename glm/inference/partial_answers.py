@@ -108,8 +108,20 @@ class PartialAnswers:
         self.path.unlink(missing_ok=True)
 
 
-def whole_lines(path):
-    """Yield (entry, bytes of its line) of a file of answers, up to the first line that is none."""
+def is_answer(entry, first):
+    """Whether a line's content is what PartialAnswers writes."""
+    if not isinstance(entry, dict):
+        return False
+    if first:
+        return isinstance(entry.get("settings"), str)
+    return entry == COMPLETE or (type(entry.get("row")) is int and isinstance(entry.get("answer"), dict))
+
+
+def whole_lines(path, is_entry=is_answer):
+    """Yield (entry, bytes of its line) of a file of JSON Lines, up to the first line that is none.
+
+    is_entry(content, first=whether it is the first line): whether a line's content is one.
+    """
     with open(path, "rb") as file:
         for number, line in enumerate(file):
             try:
@@ -119,15 +131,6 @@ def whole_lines(path):
             if not is_entry(entry, first=not number):
                 return
             yield entry, len(line)
-
-
-def is_entry(entry, first):
-    """Whether a line's content is what PartialAnswers writes."""
-    if not isinstance(entry, dict):
-        return False
-    if first:
-        return isinstance(entry.get("settings"), str)
-    return entry == COMPLETE or (type(entry.get("row")) is int and isinstance(entry.get("answer"), dict))
 
 
 def is_complete(path, key):

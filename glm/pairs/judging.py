@@ -44,15 +44,22 @@ class Level:
 
 def judge(candidate, level: Level) -> None:
     """Compare the model's answers with a candidate's own; a reason where the pair is not what `level` asks for."""
-    wanted = bare(candidate.answer)
-    found = [bare(text) for text in candidate.answers]
-    candidate.exact = bool(found) and found[0] == wanted
-    candidate.beam = wanted in found
-    candidate.f1 = character_f1(candidate.answers[0], candidate.answer) if found else 0.0
+    for name, value in round_trip(candidate.answer, candidate.answers).items():
+        setattr(candidate, name, value)
     if not any(character.isalnum() for character in candidate.question):
         candidate.reason = NO_QUESTION
     elif not level.holds(candidate):
         candidate.reason = NOT_ANSWERED
+
+
+def round_trip(answer: str, texts) -> dict:
+    """What comes back of an answer in a model's own ones, best first, as pairs have it: exact, beam and f1."""
+    found = [bare(text) for text in texts]
+    return {
+        "exact": found[:1] == [bare(answer)],
+        "beam": bare(answer) in found,
+        "f1": character_f1(texts[0], answer) if found else 0.0,
+    }
 
 
 def bare(text: str) -> str:

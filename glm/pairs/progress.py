@@ -9,6 +9,7 @@ from pathlib import Path
 from glm import json_text
 from glm.errors import UserError
 from glm.files.guarded import product, write_text
+from glm.inference.partial_answers import whole_lines
 
 
 class Kept:
@@ -69,12 +70,4 @@ class Kept:
 
 def entries(path) -> Iterator[tuple[dict, int]]:
     """(entry, bytes of its line) of each line, up to the first that is not whole."""
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except (ValueError, RecursionError):
-                entry = None
-            if not isinstance(entry, dict):
-                return
-            yield entry, len(line)
+    return whole_lines(path, lambda entry, first: isinstance(entry, dict))

@@ -10,25 +10,14 @@ from glm.decoding.generation_config import GenerationConfig
 from glm.errors import note
 from glm.inference.answers import answer_all
 from glm.inference.binding import Binding
-from glm.metrics import character_f1
 from glm.pairs import scores
-from glm.pairs.judging import bare
+from glm.pairs.judging import round_trip
 
 PAIR = Fields(("passage", "answer", "question"), ("document",))
 REFERENCE = Fields(("context", "question", "answer"))
 # How the judge answers: as generate_pairs.py does by default.
 JUDGE = GenerationConfig(max_new_tokens=32, num_beams=4, num_return_sequences=4, length_penalty=0.0, within_source=True)
 BATCH, SRC_LENGTH, ROOM = 8, 1023, 40
-
-
-def is_pairs(path):
-    """Whether a file's first line is a pair of generate_pairs.py."""
-    try:
-        with open(path, "rb") as file:
-            first = json.loads(file.readline(2**20))
-        return isinstance(first, dict) and "round_trip" in first and "passage" in first
-    except (OSError, ValueError, RecursionError):
-        return False
 
 
 def read_pairs(path):
@@ -58,18 +47,9 @@ def judged(pairs, run, tokenizer, positions):
         binding=Binding(tokenizer),
     )
     return [
-        {**pair, "round_trip": trip(pair["answer"], one.predictions)} for pair, one in zip(pairs, found, strict=True)
+        {**pair, "round_trip": round_trip(pair["answer"], one.predictions)}
+        for pair, one in zip(pairs, found, strict=True)
     ]
-
-
-def trip(answer, texts):
-    """round_trip of a pair's answer and the judge's texts, best first."""
-    plain = [bare(text) for text in texts]
-    return {
-        "exact": plain[0] == bare(answer),
-        "beam": bare(answer) in plain,
-        "f1": character_f1(texts[0], answer),
-    }
 
 
 def of_file(path, references=None, bootstrap=0, judge_model=None):

@@ -81,25 +81,35 @@ def make_app(service):
     return app
 
 
-class Doorkeeper:
-    """ASGI middleware: refuses what does not name this server, and tells Connections when a request has been
-    answered."""
+class Named:
+    """ASGI middleware: refuses what does not name this server. origins: origins.Origins."""
 
-    def __init__(self, app, service):
-        self.app, self.service = app, service
+    def __init__(self, app, origins):
+        self.app, self.origins = app, origins
 
     async def __call__(self, scope, receive, send):
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
-        objection = self.service.origins.objection(headers.get(b"host"), headers.get(b"origin"))
+        objection = self.origins.objection(headers.get(b"host"), headers.get(b"origin"))
+        return await (error_response(403, objection) if objection else self.app)(scope, receive, send)
+
+
+class Doorkeeper(Named):
+    """The same, and tells Connections when a request has been answered."""
+
+    def __init__(self, app, service):
+        super().__init__(app, service.origins)
+        self.connections = service.connections
+
+    async def __call__(self, scope, receive, send):
+        """Pass a request on, or refuse it."""
         try:
-            await (error_response(403, objection) if objection else self.app)(scope, receive, send)
+            return await super().__call__(scope, receive, send)
         finally:
-            if scope.get("client"):
-                self.service.connections.waiting(tuple(scope["client"]))
-        return None
+            if scope["type"] == "http" and scope.get("client"):
+                self.connections.waiting(tuple(scope["client"]))
 
 
 def page(path):

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from glm.errors import RunError, UserError
-from glm.serving.app import NOT_KEPT, READING, WEB, error_response, page
+from glm.serving.app import NOT_KEPT, READING, WEB, Named, error_response, page
 
 PAGES = {"/": "review.html", "/page.css": "page.css", "/review.css": "review.css", "/review.js": "review.js"}
 # Bytes of a decision's body.
@@ -53,7 +53,7 @@ def make_app(review, origins):
     async def failed(request, error):
         return error_response(507, str(error))
 
-    app.add_middleware(Host, origins=origins)
+    app.add_middleware(Named, origins=origins)
     return app
 
 
@@ -72,21 +72,6 @@ async def decision_in(request):
     if not isinstance(values[0], str) or not all(value is None or isinstance(value, str) for value in values[1:]):
         raise UserError("decision, question and answer are strings")
     return values
-
-
-class Host:
-    """ASGI middleware: refuses what does not name this server, see origins."""
-
-    def __init__(self, app, origins):
-        self.app, self.origins = app, origins
-
-    async def __call__(self, scope, receive, send):
-        """Pass a request on, or refuse it."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
-        objection = self.origins.objection(headers.get(b"host"), headers.get(b"origin"))
-        return await (error_response(403, objection) if objection else self.app)(scope, receive, send)
 
 
 class Server(uvicorn.Server):

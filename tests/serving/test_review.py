@@ -226,6 +226,8 @@ def test_only_pairs_of_a_reason_are_shown_where_that_is_asked_for(page):
     page.wait(lambda: page.text("question") == PAIRS[3]["question"])
     page.press("a")
     page.wait(lambda: page.element("nothing").is_displayed())
+    assert not page.element("pair").is_displayed()
+    assert "1 / 4" in page.text("progress-text")
 
 
 @needs_browser
