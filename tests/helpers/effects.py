@@ -265,19 +265,19 @@ def seen(script, flags, tmp):
 @contextlib.contextmanager
 def watched(batches):
     """While this lasts, note how many prompts are decoded together."""
-    from glm.inference import answers
+    from glm.data import examples
 
-    collate = answers.examples.collate_prompts
+    collate = examples.collate_prompts
 
     def counting(rows, *arguments):
         batches.append(len(rows))
         return collate(rows, *arguments)
 
-    answers.examples.collate_prompts = counting
+    examples.collate_prompts = counting
     try:
         yield
     finally:
-        answers.examples.collate_prompts = collate
+        examples.collate_prompts = collate
 
 
 def of_files(tmp):
