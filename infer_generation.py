@@ -14,7 +14,15 @@ from typing import ClassVar
 
 from glm.command_line import UsageError, choice, parse
 from glm.errors import UserError, one_line_errors
-from glm.inference.arguments import BEAMS_ONLY, OVERRIDES, SAMPLING_ONLY, PromptArguments, with_flags
+from glm.inference.arguments import (
+    BEAMS_ONLY,
+    OVERRIDES,
+    RUNTIME_HELP,
+    RUNTIMES,
+    SAMPLING_ONLY,
+    PromptArguments,
+    with_flags,
+)
 from glm.needs import Need
 
 
@@ -24,11 +32,7 @@ class ProgramArguments:
 
     model_path: str = choice("./checkpoints/infer", "Directory of the exported program.")
     model_prefix: str = choice("glm", "Its file name prefix.")
-    runtime: str = choice(
-        "auto",
-        "What runs it; auto is onnx for ONNX programs, else fastdeploy where installed, else paddle.",
-        choices=("auto", "fastdeploy", "paddle", "onnx"),
-    )
+    runtime: str = choice("auto", RUNTIME_HELP, choices=RUNTIMES)
     device: str = choice("cpu", "Where to run.", choices=("cpu", "gpu"))
     backend: str = choice("paddle", "Paddle's own CPU kernels, or oneDNN's.", choices=("paddle", "onednn"))
 
@@ -42,6 +46,12 @@ class LimitArguments:
     tgt_length: int = choice(None, "Longest generated text in tokens, end token included.")
     min_tgt_length: int = choice(None, "Shortest generated text in tokens.")
     length_penalty: float = choice(None, "For programs with beams: they compete by log p / ((length + 5) / 6) ** this.")
+    repetition_penalty: float = choice(
+        None, "For programs with penalties: logits of tokens that a text has already are divided by it where above 0."
+    )
+    presence_penalty: float = choice(None, "For programs with penalties: taken from logits of tokens of the text.")
+    frequency_penalty: float = choice(None, "For programs with penalties: the same, each time that they occur.")
+    stop: list[str] = choice(None, "Texts before the first of which an answer ends.")
     temperature: float = choice(None, "For sampling programs: logits are divided by it.")
     top_k: int = choice(None, "For sampling programs: draw from the top_k most probable tokens; 0 keeps all.")
     top_p: float = choice(None, "For sampling programs: draw from tokens of this total probability; 1 keeps all.")
@@ -51,6 +61,8 @@ class LimitArguments:
 
 def overridden(config, limits, prompts):
     """The program's GenerationConfig with the flags that were given. Raises UsageError for flags it has no use for."""
+    from glm.decoding.generation_config import PENALTIES
+
     if limits.scores and not config.output_scores:
         raise UsageError("--scores: this program gives none; export it anew with --scores")
     given = {flag: getattr(limits, flag) for flag in OVERRIDES if getattr(limits, flag) is not None}
@@ -59,7 +71,11 @@ def overridden(config, limits, prompts):
             raise UsageError(f"--{flag}: this program has no beams; export it with --num_beams 2 or more")
         if flag in SAMPLING_ONLY and not config.do_sample:
             raise UsageError(f"--{flag}: this program does not sample; export it with --select_topk False")
+        if flag in PENALTIES and not config.penalties:
+            raise UsageError(f"--{flag}: this program has no penalties; export it with --{flag}")
     changes = {OVERRIDES[flag]: value for flag, value in given.items()}
+    if limits.stop is not None:
+        changes["stop"] = tuple(limits.stop)
     try:
         return replace(config, **changes, num_return_sequences=prompts.num_return_sequences)
     except UserError as error:
@@ -106,14 +122,16 @@ def converse(run_batch, tokenizer, config, prompts):
     from glm.data.examples import encode
     from glm.inference import interactive
     from glm.inference.binding import of_flags, prompts_of
+    from glm.inference.stops import cut
 
     binding = of_flags(prompts, config, tokenizer)
 
     def answer(example, write):
         row = encode(example, tokenizer, prompts.src_length, config.max_new_tokens)
         interactive.tell_lost(row, prompts.src_length, write)
-        found = run_batch(prompts_of([row], tokenizer, binding), [0])
-        write("\n".join(map(tokenizer.decode, found[0] if isinstance(found, tuple) else found)))
+        found = run_batch(prompts_of([row], tokenizer.eos_id, binding), [0])
+        texts = found[0] if isinstance(found, tuple) else found
+        write("\n".join(cut(tokenizer.decode(ids), config.stop) for ids in texts))
 
     interactive.converse(prompts.template or "qg", answer, prompts.preparation(tokenizer.preparation))
 

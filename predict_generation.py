@@ -185,7 +185,15 @@ class Predictor:
             self.ranks()
             return None
         engine = self.engine()
-        return lambda batch, rows: engine.run(batch, self.config, rows)
+        return lambda batch, rows: engine.run(batch, self.config, rows, self.stops())
+
+    def stops(self):
+        """An on_token that ends texts where flags say so, None where all end by themselves; or where scores are asked
+        for, which are of the whole text."""
+        from glm.inference.stops import StopsOfBatch
+
+        ends = self.config.stop and self.config.num_beams == 1 and not self.config.output_scores
+        return StopsOfBatch(self.tokenizer, self.config.stop) if ends else None
 
     def identity(self):
         """What answers depend on besides prompts."""
@@ -198,10 +206,12 @@ class Predictor:
 
     def converse(self):
         """Answer prompts from the terminal, texts of one piece after another where there is one text."""
+        import numpy as np
+
         from glm.data.examples import encode
-        from glm.data.tokenization import TextStream
         from glm.inference import interactive
         from glm.inference.binding import of_flags, prompts_of
+        from glm.inference.stops import StoppedStream, cut
 
         config = replace(self.config, output_scores=False)
         streams = config.num_beams == 1 and config.num_return_sequences == 1
@@ -209,17 +219,19 @@ class Predictor:
 
         def on_token(_, pieces):
             write(stream.add(pieces[:1]))
+            return np.array([stream.over])
 
         engine, binding = self.engine(), of_flags(self.prompts, config, self.tokenizer)
 
         def answer(example, show):
             nonlocal stream, write
-            stream, write = TextStream(self.tokenizer), show
+            stream, write = StoppedStream(self.tokenizer, config.stop), show
             row = encode(example, self.tokenizer, self.prompts.src_length, self.decoding.tgt_length)
             interactive.tell_lost(row, self.prompts.src_length, show)
-            prompt = prompts_of([row], self.tokenizer, binding)
+            prompt = prompts_of([row], self.tokenizer.eos_id, binding)
             ids = engine.run(prompt, config, on_token=on_token if streams else None)
-            show(stream.add([], final=True) if streams else "\n".join(map(self.tokenizer.decode, ids)))
+            texts = (cut(self.tokenizer.decode(one), config.stop) for one in ids)
+            show(stream.add([], final=True) if streams else "\n".join(texts))
 
         preparation = self.prompts.preparation(self.tokenizer.preparation)
         interactive.converse(self.prompts.template or "qg", answer, preparation)

@@ -10,21 +10,36 @@ import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import os
 import sys
+from copy import copy
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
-from glm.command_line import choice, parse
-from glm.errors import RUN_ERROR, UserError, one_line, one_line_errors, say, tell
-from glm.inference.arguments import DTYPE_HELP, DTYPES, ENGINE_HELP, ENGINES, DecodingArguments, to_generation_config
+from glm.command_line import UsageError, choice, parse
+from glm.errors import RUN_ERROR, UserError, note, one_line, one_line_errors, say, tell
+from glm.inference.arguments import (
+    DTYPE_HELP,
+    DTYPES,
+    ENGINE_HELP,
+    ENGINES,
+    RUNTIME_HELP,
+    RUNTIMES,
+    DecodingArguments,
+    to_generation_config,
+)
 from glm.needs import Need
 
-# Flags that say how a model is served.
-OF_MODELS = (
-    "model_name_or_path lora_path dtype engine src_length max_batch_size max_concurrent_requests "
-    "max_prompts_per_request max_prompt_characters max_request_bytes max_connections max_connections_per_address "
-    "header_timeout body_timeout keep_alive_timeout request_timeout stop_timeout "
+# Flags of what a model's directory says, of programs, and of how either is served.
+OF_DIRECTORIES = "model_name_or_path lora_path lora dtype engine " + " ".join(
+    spec.name for spec in fields(DecodingArguments)
 )
-OF_MODELS += " ".join(spec.name for spec in fields(DecodingArguments))
+OF_PROGRAMS = "model_prefix runtime device"
+OF_SERVING = (
+    "model_path src_length max_batch_size batching served_model_name max_num_beams max_concurrent_requests "
+    "max_prompts_per_request max_prompt_characters max_request_bytes max_connections max_connections_per_address "
+    "header_timeout body_timeout keep_alive_timeout request_timeout stop_timeout allowed_origins api_key_file "
+    "ssl_certfile ssl_keyfile"
+)
 # How long the engine's thread may take to leave its batch when all is over, in seconds.
 LEAVING = 5.0
 
@@ -33,14 +48,38 @@ LEAVING = 5.0
 class ServerArguments:
     """The model, where it is served, and limits."""
 
-    NEEDS: ClassVar = (Need(OF_MODELS, lambda flags: not flags.review, beside="--review, which serves no model"),)
+    NEEDS: ClassVar = (
+        Need(
+            f"{OF_DIRECTORIES} {OF_PROGRAMS} {OF_SERVING}",
+            lambda flags: not flags.review,
+            beside="--review, which serves no model",
+        ),
+        Need(
+            OF_DIRECTORIES,
+            lambda flags: not flags.model_path,
+            beside="--model_path, whose program says how to decode; requests may say otherwise",
+        ),
+        Need(OF_PROGRAMS, lambda flags: flags.model_path, missing="--model_path"),
+        Need("lora", lambda flags: not flags.lora_path, beside="--lora_path, which is part of the model"),
+        Need("lora", lambda flags: flags.batching != "closed", beside="--batching closed"),
+        Need("ssl_keyfile", lambda flags: flags.ssl_certfile, missing="--ssl_certfile"),
+    )
 
     model_name_or_path: str = choice(
         "THUDM/glm-large-chinese", "Directory or name of the model; with --lora_path, of its base model."
     )
     lora_path: str = choice(None, "Directory of a LoRA adapter to answer with.")
+    lora: list[str] = choice(
+        None,
+        "NAME=DIR, several, or the flag again: adapters of the model, which requests name as their model. All are "
+        "decoded together, by --engine onnx; with a key, others come and go by POST /v1/load_lora_adapter.",
+    )
     dtype: str = choice("auto", DTYPE_HELP, choices=DTYPES)
     engine: str = choice("auto", ENGINE_HELP, choices=ENGINES)
+    model_path: str = choice(None, "Directory of an exported program to serve instead; it says how to decode.")
+    model_prefix: str = choice("glm", "The program's file name prefix.")
+    runtime: str = choice("auto", RUNTIME_HELP, choices=RUNTIMES)
+    device: str = choice("cpu", "Where to run the program.", choices=("cpu", "gpu"))
     host: str = choice("127.0.0.1", "Address to listen on; 0.0.0.0 is all of this machine's.")
     port: int = choice(8000, "Port to listen on; 0 takes a free one.")
     src_length: int = choice(608, "Longest prompt in tokens; of a longer one the context is cut.")
@@ -48,6 +87,12 @@ class ServerArguments:
         8,
         "Prompts of src_length tokens decoded together; of shorter ones as many more as take the same number of "
         "tokens, source and generated.",
+    )
+    batching: str = choice(
+        "auto",
+        "How prompts come together: continuous, each joins and leaves the others while they are decoded; closed, a "
+        "batch is decoded to its end. auto: continuous where what decodes takes single steps, as --engine onnx does.",
+        choices=("auto", "continuous", "closed"),
     )
     max_concurrent_requests: int = choice(256, "Requests that are read, wait or are decoded at once; more get 429.")
     max_prompts_per_request: int = choice(64, "Prompts in one request; more get 413.")
@@ -63,6 +108,18 @@ class ServerArguments:
         "Names that this server goes by besides localhost and addresses, and hosts whose pages may ask it; * for any. "
         "Others get 403: a page elsewhere could reach this machine by them.",
     )
+    allowed_origins: list[str] = choice(
+        None, "Origins of other servers' pages that may ask this one, such as https://app.example; * for any (CORS)."
+    )
+    api_key_file: str = choice(
+        None,
+        "File of keys, one a line, of which requests for texts must send one (Authorization: Bearer KEY); the "
+        "environment's GLM_API_KEY is one, too. Default: all may ask.",
+    )
+    ssl_certfile: str = choice(None, "File of a TLS certificate, PEM: the server speaks HTTPS.")
+    ssl_keyfile: str = choice(None, "File of the certificate's private key, where that is not in the same file.")
+    served_model_name: str = choice(None, "Name of the model in answers. Default: the last part of its directory.")
+    max_num_beams: int = choice(8, "The most beams that a request may ask for; --num_beams, if that is more.")
     request_timeout: float = choice(300.0, "Seconds from a request's arrival to its answer; later ones get 504.")
     review: str = choice(
         None,
@@ -88,50 +145,159 @@ def place_of(host, listener):
     return f"[{host}]:{listener.getsockname()[1]}" if ":" in host else f"{host}:{listener.getsockname()[1]}"
 
 
-def loader(arguments, config, directory, tokenizer):
-    """A function that loads the model and gives the decode() of an engine.Engine. Raises UserError."""
-    from glm.decoding.generation_config import check_positions
+class Served(NamedTuple):
+    """What is served: a tokenizer, the GenerationConfig of a request without options, whether all searches are of its
+    structure, a name, load(), which gives what an engine.Engine decodes by, and Adapters, or None."""
+
+    tokenizer: object
+    config: object
+    fixed: bool
+    name: str
+    load: object
+    adapters: object = None
+
+
+class Adapters:
+    """LoRA adapters of the model in a directory: read, held against the model, and put into an
+    adapter_bank.AdapterBank, which is what the engine reads. See catalogue.Catalogue."""
+
+    def __init__(self, directory, tokenizer):
+        from glm.export.adapter_bank import AdapterBank
+        from glm.weights import adapters, model_directory
+
+        self.directory, self.tokenizer = directory, tokenizer
+        self.bank = AdapterBank(adapters.shapes_of_layers(model_directory.load_config(directory)))
+        self.fingerprint = model_directory.fingerprint_of(directory)
+
+    def add(self, name, path, in_use=()):
+        """(number, Tokenizer) of the adapter in a directory. Raises UserError."""
+        from glm.weights import adapters
+
+        factors, preparation = adapters.read_factors(path, self.directory, self.fingerprint)
+        tokenizer = copy(self.tokenizer)
+        tokenizer.preparation = preparation or self.tokenizer.preparation
+        return self.bank.add(name, factors, in_use), tokenizer
+
+    def remove(self, name):
+        """Forget an adapter."""
+        self.bank.remove(name)
+
+
+def model_of(arguments, decoding):
+    """The Served of a model's directory. Raises UserError."""
     from glm.export import engines
     from glm.weights import model_directory
 
+    config = to_generation_config(decoding, decoding.seed)
+    directory = model_directory.resolve(arguments.model_name_or_path)
+    tokenizer = model_directory.load_tokenizer(directory, arguments.lora_path)
     # A model that cannot serve these lengths is no use loading.
-    positions = model_directory.load_config(directory).max_sequence_length + 1
-    check_positions(positions, arguments.src_length, config.max_new_tokens)
+    check_lengths(arguments, config, model_directory.load_config(directory).max_sequence_length + 1)
     dtype = model_directory.dtype_to_compute_in(arguments.dtype, directory)
-    if engines.needs_paddle(arguments.engine, directory, arguments.lora_path, dtype):
+    adapted = bool(arguments.lora)
+    if adapted and engines.choice_of(arguments.engine, dtype) != "onnx":
+        raise UserError("--lora: adapters are decoded together by --engine onnx alone, which cannot be here")
+    if adapted or engines.needs_paddle(arguments.engine, directory, arguments.lora_path, dtype):
         # It sets a handler of its own for SIGTERM, which ends the process: that has to be there before the server's.
         import paddle  # noqa: F401
 
+    adapters = Adapters(directory, tokenizer) if adapted else None
+
     def load():
-        engine = engines.opened(arguments.engine, directory, arguments.lora_path, tokenizer, dtype)
+        bank = adapters.bank if adapted else None
+        engine = engines.opened(arguments.engine, directory, arguments.lora_path, tokenizer, dtype, bank=bank)
+        return decoding_of(engine, arguments, config, adapted=adapted)
 
-        def decode(prompts, batch_config, rows, on_token):
-            return engine.run(prompts, batch_config, rows, on_token if config.num_beams == 1 else None)
+    return Served(tokenizer, config, False, Path(arguments.model_name_or_path).resolve().name, load, adapters)
 
-        return decode
 
-    return load
+def program_of(arguments):
+    """The Served of an exported program. Raises UserError."""
+    from glm.data.tokenization import Tokenizer
+    from glm.export import for_searches, program, runners
+    from glm.inference.binding import Binding
+
+    exported = program.describe(arguments.model_path, arguments.model_prefix)
+    tokenizer, config = Tokenizer(arguments.model_path), exported.config
+    program.check_tokenizer(exported, tokenizer)
+    tokenizer.preparation = exported.preparation
+    check_lengths(arguments, config, exported.positions)
+    if runners.chosen(exported, arguments.runtime, arguments.device) == "paddle":
+        # See model_of(). FastDeploy, where it is what runs the program, must be without it.
+        import paddle  # noqa: F401
+
+    def load():
+        engine = for_searches.opened(exported, arguments.runtime, arguments.device)
+        return decoding_of(engine, arguments, config, Binding(tokenizer) if config.within_source else None)
+
+    return Served(tokenizer, config, exported.format != "onnx", exported.prefix, load)
+
+
+def adapters_of(given):
+    """(name, directory) of each adapter that --lora names. Raises UsageError."""
+    for text in given or ():
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise UsageError(
+                f"--lora {text}: give NAME=DIR, the name that requests have for the adapter of a directory"
+            )
+        yield name, path
+
+
+def check_lengths(arguments, config, positions):
+    """Raise UserError unless a model with so many rows of positions can serve what the flags allow."""
+    from glm.decoding.generation_config import check_positions
+
+    check_positions(positions, arguments.src_length, config.max_new_tokens)
+
+
+def decoding_of(engine, arguments, config, binding=None, adapted=False):
+    """What an engine.Engine decodes by: prompts that come and go in the searches of an engines.OnnxEngine, or batches.
+    Raises UserError."""
+    from glm.inference.continuous import Continuous
+    from glm.serving.closed import Closed
+
+    budget = arguments.max_batch_size * (arguments.src_length + config.new_tokens_a_prompt)
+    joins = hasattr(engine, "open_search")
+    if arguments.batching == "continuous" and not joins:
+        raise UserError("--batching continuous: what decodes here is one call for a batch; leave it out")
+    if joins and arguments.batching != "closed":
+        return Continuous(engine.open_search, engine.special, budget, binding, adapted)
+
+    def decode(prompts, config, rows, on_token):
+        return engine.run(prompts, config, rows, on_token if config.num_beams == 1 else None)
+
+    return Closed(decode, engine.special, budget, binding)
 
 
 def build(arguments, decoding):
     """The exchanges.Service that the flags ask for; its engine is not yet started. Raises UserError."""
-    config = to_generation_config(decoding, decoding.seed)
+    from glm.serving.catalogue import Catalogue
     from glm.serving.connections import Connections
     from glm.serving.engine import Engine
     from glm.serving.exchanges import Service
+    from glm.serving.keys import keys_of
     from glm.serving.origins import Origins
-    from glm.serving.requests import Limits
-    from glm.weights import model_directory
+    from glm.serving.requests import Limits, Offer, Refusal
 
-    directory = model_directory.resolve(arguments.model_name_or_path)
-    tokenizer = model_directory.load_tokenizer(directory, arguments.lora_path)
-    budget = arguments.max_batch_size * (arguments.src_length + config.new_tokens_a_prompt)
-    load = loader(arguments, config, directory, tokenizer)
+    keys = keys_of(arguments.api_key_file)
+    served = program_of(arguments) if arguments.model_path else model_of(arguments, decoding)
+    limits = Limits(
+        arguments.max_prompts_per_request,
+        arguments.max_prompt_characters,
+        arguments.src_length,
+        arguments.max_num_beams,
+    )
+    offer = Offer(served.tokenizer, served.config, limits, served.fixed)
+    catalogue = Catalogue(arguments.served_model_name or served.name, offer, served.adapters)
+    for name, path in adapters_of(arguments.lora):
+        try:
+            catalogue.load(name, path)
+        except Refusal as error:
+            raise UserError(f"--lora {name}={path}: {error.message}") from None
     return Service(
-        Engine(load, tokenizer.eos_id, tokenizer.eop_id, budget),
-        tokenizer,
-        config,
-        Limits(arguments.max_prompts_per_request, arguments.max_prompt_characters, arguments.src_length),
+        Engine(served.load),
+        catalogue,
         max_bytes=arguments.max_request_bytes,
         max_requests=arguments.max_concurrent_requests,
         timeout=arguments.request_timeout,
@@ -142,8 +308,31 @@ def build(arguments, decoding):
             arguments.header_timeout,
             arguments.keep_alive_timeout,
         ),
-        origins=Origins([*(arguments.allowed_hosts or ()), arguments.host]),
+        origins=Origins([*(arguments.allowed_hosts or ()), arguments.host], arguments.allowed_origins or ()),
+        keys=keys,
     )
+
+
+def certificate_of(arguments):
+    """Files of the TLS certificate and its key that the flags name, () without any. Raises UserError."""
+    if arguments.ssl_certfile is None:
+        return ()
+    import ssl
+
+    files = [arguments.ssl_certfile, *filter(None, [arguments.ssl_keyfile])]
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files, password=lambda: "")
+    except (OSError, ValueError) as error:
+        named = " ".join(f"--ssl_{name} {file}" for name, file in zip(("certfile", "keyfile"), files, strict=False))
+        raise UserError(f"{named}: no certificate with its key as PEM ({one_line(error)})") from None
+    return files
+
+
+def is_of_this_machine(listener):
+    """Whether only this machine can reach a listening socket."""
+    import ipaddress
+
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def review_pairs(arguments):
@@ -163,6 +352,7 @@ def review_pairs(arguments):
 
 def run(arguments, decoding):
     """Serve until a signal comes. Raises UserError, and RunError if something accepted was not finished."""
+    certificate = certificate_of(arguments)
     listener = listen(arguments.host, arguments.port)
     service = build(arguments, decoding)
     import asyncio
@@ -171,9 +361,11 @@ def run(arguments, decoding):
     from glm.serving.app import serve
 
     logs.set_up()
-    say(f"serving on http://{place_of(arguments.host, listener)}")
+    if service.keys is None and not is_of_this_machine(listener):
+        note("anybody who reaches this machine may use the model: give --api_key_file, or listen on 127.0.0.1")
+    say(f"serving on http{'s' if certificate else ''}://{place_of(arguments.host, listener)}")
     try:
-        asyncio.run(serve(service, listener, arguments.stop_timeout))
+        asyncio.run(serve(service, listener, arguments.stop_timeout, certificate))
     finally:
         leave_safely(service.engine)
 

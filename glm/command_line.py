@@ -227,7 +227,9 @@ class ConvertedStore(argparse.Action):
     def __call__(self, parser, namespace, value, option_string=None):
         texts = value if self.kind.is_list else [value]
         values = [convert(f"--{self.dest}", text, self.kind) for text in texts]
-        setattr(namespace, self.dest, values if self.kind.is_list else values[0])
+        # What stands there again goes on with the list.
+        before = getattr(namespace, self.dest, [])
+        setattr(namespace, self.dest, [*before, *values] if self.kind.is_list else values[0])
 
 
 class FieldKind(typing.NamedTuple):

@@ -6,10 +6,12 @@ import math
 import typing
 
 import pytest
+from pydantic import ValidationError
 
 from glm.bounds import NUMBERS, SMALLEST, Bounds
 from glm.command_line import FieldKind, hidden_names, parse
-from glm.serving.requests import KINDS, Refusal, check_option
+from glm.data.templates import TEMPLATES
+from glm.serving import schemas
 from tests.docs.test_pages import SCRIPTS, flags
 
 ALL_FLAGS = [
@@ -65,13 +67,16 @@ def test_defaults_are_within_bounds():
         assert default is None or kind.bounds.hold(default), (script, name)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", schemas.KINDS)
 def test_requests_have_the_bounds_of_the_flags(name):
-    bounds = NUMBERS[name]
-    for number in outside(bounds, KINDS[name]):
-        with pytest.raises(Refusal, match=name):
-            check_option(name, number)
-    check_option(name, KINDS[name](bounds.least))
+    bounds, kind = NUMBERS[name], schemas.KINDS[name]
+    model = schemas.generate_request(TEMPLATES)
+    for number in outside(bounds, kind):
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate({name: number})
+        told, field = schemas.message_of(refused.value.errors(), model)
+        assert (field, str(bounds) in told, told.startswith(name)) == (name, True, True)
+    assert getattr(model.model_validate({name: kind(bounds.least)}), name) == bounds.least
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ NOT_TOLD = re.compile(
     r"|WARNING: OMP_NUM_THREADS.*|PLEASE USE OMP.*|The Attr\.force_cpu.*|.*/\{0\}"
     r"|Setuptools is replacing.*|No ccache found|invalid escape sequence"
     r"|default-src.*|the client has gone|; use \{0\}|something in the server broke; its log says what"
+    r"|The request makes no sense; the message says why\.|The same\.|this server asks for a key: send the header.*"
+    r"|adapters come and go by requests with a key alone; .*"
     r"|python -m paddle\.distributed\.launch --nproc_per_node \{0\}| --backend gloo"
     r"|loss per target token \(nats\)|score of evaluation|learning rate|optimizer step|center left"  # of a figure
     r"|Linear layers with an update: \{0\}.*|Shape of the schedule: \{0\}\."  # known once their values are in them

@@ -9,15 +9,12 @@ import paddle
 from paddle.base.framework import EagerParamBase
 
 from glm.decoding import scores
-from glm.decoding.generation_config import GenerationConfig, SpecialIds, answered, check_positions
+from glm.decoding.generation_config import PROMPT, GenerationConfig, SpecialIds, answered, check_positions
 from glm.decoding.search import Model, Rules, search
 from glm.errors import UserError
 from glm.ops import device
 from glm.ops.dtypes import of_dtype
 from glm.ops.strides import without_views
-
-# What a prompt has of its own.
-PROMPT = ("input_ids", "source_mask", "mask_index", "edges")
 
 
 class SearchLayer(paddle.nn.Layer):

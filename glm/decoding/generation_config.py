@@ -31,7 +31,12 @@ STRUCTURE = (
     "ban_source_ngrams",
     "output_scores",
     "within_source",
+    "penalties",
 )
+# What a prompt has of its own.
+PROMPT = ("input_ids", "source_mask", "mask_index", "edges")
+# What a text's own pieces lose when they would come again, and the values that take nothing away.
+PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ class GenerationConfig:
         model, before bans and temperature); of beams, what they compete by.
     within_source: texts are those that the prompts' `edges` spell, and no others; see feeds(). The length limits, and
         no_repeat_ngram_size, give way where they leave none. Of beams that find fewer texts the rest are empty.
+    repetition_penalty: logits of pieces that the text has already are divided by it where they are above 0, else
+        multiplied with it (Keskar et al. 2019, https://arxiv.org/abs/1909.05858, as Hugging Face's transformers has
+        it), the source not counting; 1 changes nothing. Of beams, log probabilities take the place of logits.
+    presence_penalty, frequency_penalty: after that they lose the first, and the second for each time they have
+        occurred, as in OpenAI's interface; 0 changes nothing.
+    penalties: whether there are any. A search that has them has them as inputs.
+    stop: texts before whose first occurrence a text ends; see stops.py.
     """
 
     max_new_tokens: int = 160
@@ -73,8 +85,15 @@ class GenerationConfig:
     num_return_sequences: int = 1
     output_scores: bool = False
     within_source: bool = False
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalties: bool = False
+    stop: tuple = ()
 
     def __post_init__(self):
+        if any(getattr(self, name) != neutral for name, neutral in PENALTIES.items()):
+            object.__setattr__(self, "penalties", True)
         for name, lowest in (
             ("max_new_tokens", 1),
             ("min_new_tokens", 0),
@@ -93,6 +112,10 @@ class GenerationConfig:
             )
         if self.temperature <= 0:
             raise UserError(f"temperature is {self.temperature}; it must be above 0")
+        if self.repetition_penalty <= 0:
+            raise UserError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0")
+        if not all(self.stop):
+            raise UserError("stop has a text without characters, at which every text would end")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (1 keeps every token)")
         if not self.do_sample and (self.top_k or self.top_p < 1):
@@ -138,6 +161,8 @@ def input_names(config):
         names.append("length_penalty")
     if config.do_sample:
         names += ["temperature", "top_k", "top_p", "noise"]
+    if config.penalties:
+        names += PENALTIES
     if config.within_source:
         names.append("edges")
     return names
@@ -159,7 +184,7 @@ def feeds(prompts, config, row_ids=None):
     arrays = dict(prompts)
     for name in ("max_new_tokens", "min_new_tokens", "top_k"):
         arrays.setdefault(name, np.array([getattr(config, name)], dtype="int64"))
-    for name in ("length_penalty", "temperature", "top_p"):
+    for name in ("length_penalty", "temperature", "top_p", *PENALTIES):
         arrays[name] = np.array([getattr(config, name)], dtype="float32")
     if config.do_sample:
         batch = len(prompts["input_ids"])
@@ -167,6 +192,31 @@ def feeds(prompts, config, row_ids=None):
     if config.within_source:
         check_edges(prompts["edges"], arrays["max_new_tokens"])
     return {name: arrays[name] for name in input_names(config)}
+
+
+def feeds_of_each(prompts, configs, row_ids, searched):
+    """feeds() for a search to which each prompt comes with a GenerationConfig and a row id of its own; and with the
+    number of an adapter, where prompts have "adapters", int64 [prompts].
+
+    searched: the GenerationConfig of numpy_search.Search. Of its structure are all, but that without beams some may not
+    be drawn for, which then have temperature 0, or not have penalties, which are then neutral.
+    """
+    arrays = {**prompts}
+    for name in ("max_new_tokens", "min_new_tokens", "top_k"):
+        arrays[name] = np.array([getattr(config, name) for config in configs], "int64")
+    for name in ("length_penalty", "temperature", "top_p", *PENALTIES):
+        arrays[name] = np.array([getattr(config, name) for config in configs], "float32")
+    if searched.do_sample:
+        arrays["temperature"][[not config.do_sample for config in configs]] = 0
+        shape = [len(configs), draws(searched), int(arrays["max_new_tokens"].max())]
+        arrays["noise"] = np.zeros(shape, "float32")
+        for noise, config, row in zip(arrays["noise"], configs, row_ids, strict=True):
+            if config.do_sample:
+                noise[:, : config.max_new_tokens] = uniform_noise(config, [row])[0]
+    if searched.within_source:
+        check_edges(prompts["edges"], arrays["max_new_tokens"])
+    more = [name for name in ("adapters",) if name in prompts]
+    return {name: arrays[name] for name in (*input_names(searched), *more)}
 
 
 def check_edges(edges, limits):

@@ -25,6 +25,18 @@ def ban_repeated_ngrams(logits, histories, size):
             row[np.unique(windows[same, -1])] += BANNED
 
 
+def penalize(logits, texts, limits):
+    """Lower logits [rows, vocab] of the pieces that a row's text has already, an iterable of int64 [n].
+
+    limits: of each row (repetition, presence, frequency), float32 [rows, 3]; see GenerationConfig.
+    """
+    for row, text, (repetition, presence, frequency) in zip(logits, texts, limits, strict=True):
+        pieces, counts = np.unique(text, return_counts=True)
+        z = row[pieces]
+        taken = presence + frequency * counts.astype("float32")
+        row[pieces] = np.where(z > 0, z / repetition, z * repetition) - taken
+
+
 def not_finite(logits):
     """bool [rows]: whether a row of logits [rows, vocab] has NaN or infinity in it."""
     return ~np.isfinite(logits.sum(axis=1))

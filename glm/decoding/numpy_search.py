@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from glm.decoding import numpy_scores as scores
-from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE, OUTSIDE
+from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE, OUTSIDE, PENALTIES
 from glm.decoding.key_values import KeyValues, leaving
 from glm.decoding.numpy_within import Bound
 
@@ -28,12 +28,13 @@ class Model(Protocol):
     in [prompts, heads, head_dim, entries]. heads, head_dim: their shape. vocab_size.
     """
 
-    def prefill(self, input_ids, source_mask, mask_index, start):
+    def prefill(self, input_ids, source_mask, mask_index, start, **of_prompts):
         """Read sources, int64 [prompts, length] with a float32 mask of them, and behind each the piece `start` of its
         target, whose source position is mask_index [prompts]: logits [prompts, vocab] of what follows, and the list of
-        their keys and values, length + 1 of them, which may change at the next call."""
+        their keys and values, length + 1 of them, which may change at the next call. of_prompts: adapters, int64
+        [prompts], where the prompts have them."""
 
-    def step(self, tokens, places, numbers, settled, visible):
+    def step(self, tokens, places, numbers, settled, visible, **of_prompts):
         """Read a piece of each text, tokens int64 [prompts, texts], the one of number numbers [prompts] in a target of
         source position places [prompts]: logits [prompts * texts, vocab], and the list of the pieces' keys and
         values. settled, visible: as KeyValues.seen() gives them."""
@@ -41,19 +42,23 @@ class Model(Protocol):
 
 class Found(NamedTuple):
     """The texts of a prompt. key: what it was added under. ids: int64 [texts, new], best first, padded after their
-    ends; all NOT_FINITE if logits were no finite numbers. values: float32 [texts], see GenerationConfig.output_scores.
+    ends; all NOT_FINITE if logits were no finite numbers. values: float32 [texts], see GenerationConfig.output_scores;
+    each: float32 [new], the log probabilities of the pieces, whose sum that is; None of beams, or where scores are not
+    asked for.
     """
 
     key: object
     ids: np.ndarray
     values: np.ndarray
+    each: np.ndarray | None = None
 
 
 class Search(ABC):
     """Prompts that are decoded together.
 
     model: Model. config: GenerationConfig, of which the structure counts. special: SpecialIds. on_token(keys, pieces):
-    called, without beams, with arrays [prompts] of what they were added under, and of their newest pieces.
+    called, without beams, with arrays [prompts] of what they were added under, and of their newest pieces; may give
+    bool [prompts], whose texts are to end with them.
     """
 
     def __init__(self, model, config, special, on_token=None):
@@ -85,7 +90,7 @@ class Search(ABC):
             part = {name: array[rows] for name, array in feeds.items()}
             length = int(part["source_mask"].sum(axis=1).max())
             ids, mask = part.pop("input_ids")[:, :length], part.pop("source_mask")[:, :length]
-            logits, entries = self.model.prefill(ids, mask, part["mask_index"], self.special.sop)
+            logits, entries = self.model.prefill(ids, mask, part["mask_index"], self.special.sop, **of_prompts(part))
             self.memory.admit(entries, np.concatenate([mask, np.ones([len(rows), 1], "float32")], axis=1))
             first = len(self.keys)
             self.keys += [keys[row] for row in rows]
@@ -99,7 +104,8 @@ class Search(ABC):
         """Give each text one more piece: the Found of prompts that end with it."""
         state = self.state
         # Nobody may hold on to what the memory may have to move.
-        logits, entries = self.model.step(newest(state), state["mask_index"], state["count"], *self.memory.seen())
+        of_texts = newest(state), state["mask_index"], state["count"]
+        logits, entries = self.model.step(*of_texts, *self.memory.seen(), **of_prompts(state))
         self.memory.append(entries)
         return self.advance(logits, 0)
 
@@ -122,14 +128,17 @@ class Search(ABC):
         with np.errstate(invalid="ignore", over="ignore"):
             ended = self.choose(logits, state, first)
         state["count"] += 1
-        if self.on_token is not None:
-            self.on_token(np.array(self.keys[first:]), newest(state)[:, 0])
         ended = ended | bad | (state["count"] >= state["max_new_tokens"])
+        if self.on_token is not None:
+            over = self.on_token(np.array(self.keys[first:]), newest(state)[:, 0])
+            ended = ended if over is None else ended | over
         found = []
         for row in np.flatnonzero(ended):
-            ids, values = self.result({name: array[row] for name, array in state.items()})
+            own, count = {name: array[row] for name, array in state.items()}, state["count"][row]
+            ids, values = self.result(own)
             ids = np.full_like(ids, NOT_FINITE) if bad[row] else ids
-            found.append(Found(self.keys[first + row], ids[:, : state["count"][row]], values))
+            each = own["each"][0, :count] if "each" in own else None
+            found.append(Found(self.keys[first + row], ids[:, :count], values, each))
         self.keep(np.concatenate([np.zeros(first, bool), ended]))
         return found
 
@@ -143,7 +152,9 @@ class Search(ABC):
             self.state = {name: array[order] for name, array in self.state.items()}
 
     def ban(self, logits, state, first):
-        """Lower logits [prompts * texts, vocab] of what may not come next."""
+        """Lower logits [prompts * texts, vocab] of what may not come next, or has been there."""
+        if self.config.penalties:
+            self.penalize(logits, state)
         bans = np.zeros_like(logits) if self.bounds else logits
         bans[:, self.banned] += BANNED
         early = np.repeat(state["count"] < state["min_new_tokens"], self.config.num_beams)
@@ -154,6 +165,16 @@ class Search(ABC):
         for row, bound in enumerate(self.bounds[first:]):
             texts = slice(row * self.config.num_beams, (row + 1) * self.config.num_beams)
             bound.lower_others(logits[texts], room[row], bans[texts])
+
+    def penalize(self, logits, state):
+        """Lower logits [prompts * texts, vocab] of the pieces that texts have already."""
+        limits = np.stack([state[name] for name in PENALTIES], axis=1)
+        prompts = np.flatnonzero((limits != list(PENALTIES.values())).any(axis=1))
+        beams = self.config.num_beams
+        for prompt in prompts.tolist():
+            texts = state["texts"][prompt][:, : state["count"][prompt]]
+            rows = slice(prompt * beams, (prompt + 1) * beams)
+            scores.penalize(logits[rows], texts, np.repeat(limits[prompt : prompt + 1], beams, axis=0))
 
     def follow(self, parents, pieces, first):
         """Have the Bounds of the prompts from number `first` on follow pieces [prompts, texts] of texts that go on from
@@ -193,31 +214,38 @@ class Search(ABC):
 
 
 class Rows(Search):
-    """Greedy search and sampling: one text a prompt."""
+    """Greedy search and sampling: one text a prompt. With config.do_sample, a prompt of temperature 0 is not drawn
+    for."""
 
     def first_state(self, feeds):
-        """As Search.first_state(); total: [prompts] float32, the text's log probability, where it is asked for."""
-        return {**super().first_state(feeds), "total": np.zeros(len(feeds["mask_index"]), "float32")}
+        """As Search.first_state(); each: [prompts, 1, pieces] float32, their log probabilities, where they are asked
+        for."""
+        state = super().first_state(feeds)
+        return {**state, "each": np.zeros(state["texts"].shape, "float32")} if self.config.output_scores else state
 
     def choose(self, logits, state, first):
         """See Search.choose()."""
         rows, count = np.arange(len(logits)), state["count"]
         plain = scores.from_largest(logits) if self.config.output_scores else None
         self.ban(logits, state, first)
-        if self.config.do_sample:
-            limits = (state[name] for name in ("temperature", "top_k", "top_p"))
-            chosen = scores.draw(scores.kept_probabilities(logits, *limits), state["noise"][rows, :, count])[:, 0]
-        else:
-            chosen = logits.argmax(axis=1)
+        drawn = state["temperature"] > 0 if self.config.do_sample else np.zeros(len(rows), bool)
+        chosen = np.zeros(len(rows), "int64")
+        if not drawn.all():
+            chosen[~drawn] = logits[~drawn].argmax(axis=1) if drawn.any() else logits.argmax(axis=1)
+        if drawn.any():
+            limits = (state[name][drawn] for name in ("temperature", "top_k", "top_p"))
+            noise = state["noise"][rows, :, count][drawn]
+            chosen[drawn] = scores.draw(scores.kept_probabilities(logits[drawn], *limits), noise)[:, 0]
         if plain is not None:
-            state["total"] += plain[rows, chosen] - scores.log_normalizer(plain)[:, 0]
+            state["each"][rows, 0, count] = plain[rows, chosen] - scores.log_normalizer(plain)[:, 0]
         state["texts"][rows, 0, count] = chosen
         self.follow(np.zeros([len(rows), 1], "int64"), chosen[:, None], first)
         return chosen == self.special.eop
 
     def result(self, state):
         """See Search.result()."""
-        return state["texts"], state["total"][None]
+        of_pieces = state["each"][:, : state["count"]] if "each" in state else np.zeros([1, 0], "float32")
+        return state["texts"], of_pieces.sum(axis=1)
 
 
 class Beams(Search):
@@ -272,7 +300,11 @@ class Beams(Search):
 
     def extensions(self, logits, state, first):
         """What scores.best_extensions() or, with sampling, drawn_extensions() gives."""
-        if not self.config.do_sample:
+        if self.config.penalties:
+            # What is multiplied is to be of one sign, and the same whatever the logits' zero is.
+            logits -= scores.log_normalizer(logits)
+            normalizers = np.zeros([len(logits), 1], "float32")
+        elif not self.config.do_sample:
             logits = scores.from_largest(logits)
             normalizers = scores.log_normalizer(logits)
         self.ban(logits, state, first)
@@ -297,6 +329,11 @@ class Beams(Search):
             # Of a text that does not exist, its end alone.
             texts[values < IMPOSSIBLE / 2] = [self.special.eop] + [self.special.pad] * (texts.shape[2] - 1)
         return texts[0], values[0]
+
+
+def of_prompts(state):
+    """What a model gets of prompts besides, by name."""
+    return {"adapters": state["adapters"]} if "adapters" in state else {}
 
 
 def newest(state):
@@ -353,7 +390,7 @@ def finished(search, feeds):
         found += search.step()
     ids = np.full([prompts, beams, max(one.ids.shape[1] for one in found)], search.special.pad)
     values = np.zeros([prompts, beams], "float32")
-    for key, texts, of_texts in found:
+    for key, texts, of_texts, _ in found:
         ids[key, :, : texts.shape[1]], values[key] = texts, of_texts
         if texts[0, 0] == NOT_FINITE:
             ids[key] = NOT_FINITE

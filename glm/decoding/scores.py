@@ -45,6 +45,22 @@ def ban_repeated_ngrams(logits, history, size):
     return paddle.scatter_nd_add(logits.flatten(), places, bans).reshape([-1, vocab])
 
 
+def penalized(logits, history, number, repetition, presence, frequency):
+    """Logits [rows, vocab], lowered for pieces that are among the last `number` [1] int64 of the row's history.
+
+    history: [rows, n] int64. repetition, presence, frequency: [1] float32; see GenerationConfig.
+    """
+    rows, vocab = paddle.shape(history)[0], logits.shape[-1]
+    length = paddle.shape(history)[1].astype("int64")
+    own = paddle.arange(length, dtype="int64") >= length - number
+    own = own.astype("float32").unsqueeze(0) + paddle.zeros_like(history).astype("float32")
+    places = paddle.arange(rows, dtype="int64").unsqueeze(1) * vocab + history
+    counts = paddle.scatter_nd_add(paddle.zeros_like(logits).flatten(), places.flatten().unsqueeze(1), own.flatten())
+    counts = counts.reshape([-1, vocab])
+    repeated = paddle.where(logits > 0, logits / repetition, logits * repetition) - (presence + frequency * counts)
+    return paddle.where(counts > 0, repeated, logits)
+
+
 def kept_probabilities(logits, temperature, top_k, top_p):
     """Probabilities [rows, vocab] at a temperature, 0 but for the top_k likeliest pieces and, of all, the smallest set
     that reaches top_p (nucleus sampling, Holtzman et al. 2020); not renormalised. Of pieces that are equally likely the
@@ -139,18 +155,18 @@ def log_probability(logits, pieces):
     return (chosen - log_normalizer(logits))[:, 0]
 
 
-def best_extensions(logits, biased, open_scores):
+def best_extensions(normalizers, biased, open_scores):
     """The 2 * beams best extensions of the open texts of each prompt, best first.
 
-    logits: [prompts * beams, vocab] as the model gave them; biased: lowered for what must not be chosen, for which the
-    probabilities are not renormalised. open_scores: [prompts, beams] log probabilities.
+    normalizers: [prompts * beams, 1], log_normalizer() of what the model gave; biased: [prompts * beams, vocab],
+    lowered for what must not be chosen. open_scores: [prompts, beams], log probabilities.
     Returns scores, parents (which beam) and pieces, each [prompts, 2 * beams].
     """
     beams = open_scores.shape[1]
     # The best 2 * beams of a prompt are among the best 2 * beams of each of its rows.
-    count = min(2 * beams, logits.shape[-1])
+    count = min(2 * beams, biased.shape[-1])
     best, pieces = paddle.topk(biased, count)
-    totals = best - log_normalizer(logits) + open_scores.reshape([-1, 1])
+    totals = best - normalizers + open_scores.reshape([-1, 1])
     scores, places = paddle.topk(totals.reshape([-1, beams * count]), 2 * beams)
     pieces = paddle.take_along_axis(pieces.reshape([-1, beams * count]), places, axis=1)
     return scores, places // count, pieces

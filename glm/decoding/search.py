@@ -14,7 +14,7 @@ from typing import NamedTuple
 import paddle
 
 from glm.decoding import scores, within
-from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE, OUTSIDE
+from glm.decoding.generation_config import BANNED, IMPOSSIBLE, NOT_FINITE, OUTSIDE, PENALTIES
 from glm.ops.control_flow import while_loop
 
 # Where `fixed` has the edges that texts are bound to; in front of them are a model's own.
@@ -69,6 +69,8 @@ class Rules(NamedTuple):
         too_early = (number < self.limits["min_new_tokens"]).astype("float32")
         bias, size = self.banned + too_early * self.ending, self.config.no_repeat_ngram_size
         history = state.history.reshape([-1, paddle.shape(state.history)[-1]])
+        if self.config.penalties:
+            logits = scores.penalized(logits, history, number, *(self.limits[name] for name in PENALTIES))
         if not self.config.within_source:
             return scores.ban_repeated_ngrams(logits + bias, history, size)
         room = self.limits["max_new_tokens"] - number - 1
@@ -291,13 +293,7 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
     tokens = beams.history[:, :, -1]
     lineage = paddle.concat([beams.lineage, own_entries(beams, count)], axis=2)
     logits, recent = step(tokens, number, settled, recent, fixed, lineage)
-    biased = rules.biased(logits, number, beams, fixed)
-    if config.do_sample:
-        noise = scores.noise_of_step(fixed[-1], number)
-        extensions = scores.drawn_extensions(rules.probabilities(biased), beams.open_scores, noise, rules.lost)
-    else:
-        extensions = scores.best_extensions(logits, biased, beams.open_scores)
-    totals, parents, pieces = extensions
+    totals, parents, pieces = extensions(logits, number, fixed, beams, rules)
     texts = paddle.concat([take_beams(beams.history, parents), pieces.unsqueeze(2)], axis=2)
     ends = pieces == rules.special.eop
 
@@ -336,6 +332,19 @@ def grow_beams(step, number, settled, recent, fixed, beams, rules):
         ),
         recent,
     )
+
+
+def extensions(logits, number, fixed, beams, rules):
+    """What scores.best_extensions() or, with sampling, drawn_extensions() gives of logits [prompts * beams, vocab]."""
+    normalizers = scores.log_normalizer(logits)
+    if rules.config.penalties:
+        # What is multiplied is to be of one sign, and the same whatever the logits' zero is.
+        logits, normalizers = logits - normalizers, normalizers * 0.0
+    biased = rules.biased(logits, number, beams, fixed)
+    if not rules.config.do_sample:
+        return scores.best_extensions(normalizers, biased, beams.open_scores)
+    noise = scores.noise_of_step(fixed[-1], number)
+    return scores.drawn_extensions(rules.probabilities(biased), beams.open_scores, noise, rules.lost)
 
 
 def own_entries(beams, count):

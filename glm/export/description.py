@@ -44,6 +44,11 @@ class ConfigSchema(BaseModel):
     num_return_sequences: count(1, 1024)
     output_scores: bool
     within_source: bool = False
+    repetition_penalty: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
+    penalties: bool = False
+    stop: list[Annotated[str, Field(min_length=1, max_length=1000)]] = []
 
 
 class SpecialIdsSchema(BaseModel):
@@ -85,4 +90,6 @@ def load(path):
     special["banned"] = tuple(special["banned"])
     if content.get("preparation") is not None:
         content["preparation"] = preparation.checked(content["preparation"], path)
-    return GenerationConfig(**content.pop("generation")), SpecialIds(**special), content
+    generation = content.pop("generation")
+    generation["stop"] = tuple(generation.get("stop", ()))
+    return GenerationConfig(**generation), SpecialIds(**special), content

@@ -50,12 +50,13 @@ def is_installed():
 
 
 class OnnxEngine:
-    """A graph that decodes prompts. path: of the graph; special: SpecialIds; positions: rows of position tables."""
+    """A graph that decodes prompts. path: of the graph; special: SpecialIds; positions: rows of position tables; bank:
+    adapter_bank.AdapterBank of a graph that takes adapters."""
 
-    def __init__(self, path, special, positions):
+    def __init__(self, path, special, positions, bank=None):
         from glm.export.onnx_decoder import OnnxModel
 
-        self.model, self.special, self.positions = OnnxModel(path, threads()), special, positions
+        self.model, self.special, self.positions = OnnxModel(path, threads(), bank), special, positions
         # By structure. They keep their memory from one batch to the next.
         self.searches = {}
 
@@ -64,10 +65,14 @@ class OnnxEngine:
         check_positions(self.positions, prompts["input_ids"].shape[1], config.max_new_tokens)
         key = str(config.structure)
         if key not in self.searches:
-            self.searches[key] = numpy_search.opened(self.model, config, self.special)
+            self.searches[key] = self.open_search(config)
         search = self.searches[key]
         search.on_token = on_token
         return answered(lambda feeds: numpy_search.finished(search, feeds), prompts, config, row_ids)
+
+    def open_search(self, config):
+        """A numpy_search.Search without prompts."""
+        return numpy_search.opened(self.model, config, self.special)
 
 
 class PythonEngine:
@@ -97,11 +102,12 @@ class PythonEngine:
         return self.decoders[key]
 
 
-def opened(asked, directory, lora_path, tokenizer, dtype="float32", ranks=None):
+def opened(asked, directory, lora_path, tokenizer, dtype="float32", ranks=None, bank=None):
     """What decodes the model in a directory, with an adapter or without (None), for --engine `asked`: an OnnxEngine or
     a PythonEngine.
 
-    dtype: to compute in. ranks: ranks.Ranks among which the model is divided, or None. Raises UserError.
+    dtype: to compute in. ranks: ranks.Ranks among which the model is divided, or None. bank: adapter_bank.AdapterBank
+    of adapters that come and go, or None. Raises UserError.
     """
     from glm.weights import model_directory
 
@@ -109,10 +115,10 @@ def opened(asked, directory, lora_path, tokenizer, dtype="float32", ranks=None):
     special = SpecialIds.of(tokenizer, model_config.vocab_size)
     if choice_of(asked, dtype, 1 if ranks is None else ranks.size) == "onnx":
         try:
-            path = graph_of(directory, lora_path)
-            return OnnxEngine(path, special, model_config.max_sequence_length + 1)
+            path = graph_of(directory, lora_path, bank is not None)
+            return OnnxEngine(path, special, model_config.max_sequence_length + 1, bank)
         except OSError as error:
-            if asked == "onnx":
+            if asked == "onnx" or bank is not None:
                 raise UserError(f"--engine onnx: no graph could be kept ({reason_of(error)}); leave it out") from None
             note(f"decoding in Python: no graph could be kept in the cache ({reason_of(error)})")
     from glm.weights import adapters
@@ -120,10 +126,10 @@ def opened(asked, directory, lora_path, tokenizer, dtype="float32", ranks=None):
     return PythonEngine(adapters.load_model(directory, lora_path, dtype, ranks), special)
 
 
-def graph_of(directory, lora_path=None):
-    """Path of the ONNX graph of the model in a directory, with an adapter or without (None), in the cache; made unless
-    it is there. Raises UserError and OSError."""
-    target = place_of(directory, lora_path)
+def graph_of(directory, lora_path=None, adapted=False):
+    """Path of the ONNX graph of the model in a directory, with an adapter or without (None), or for adapters that come
+    and go, in the cache; made unless it is there. Raises UserError and OSError."""
+    target = place_of(directory, lora_path, adapted)
     target.parent.mkdir(mode=0o700, exist_ok=True)
 
     def make(workshop):
@@ -131,7 +137,7 @@ def graph_of(directory, lora_path=None):
         from glm.weights import adapters
 
         remove_oldest(target.parent, KEPT - 1)
-        onnx_program.write(adapters.load_model(directory, lora_path), workshop / GRAPH)
+        onnx_program.write(adapters.load_model(directory, lora_path), workshop / GRAPH, adapted=adapted)
 
     with waited_for(target):
         cached.cached(target, make, verify=identities.identity)
@@ -139,19 +145,20 @@ def graph_of(directory, lora_path=None):
     return target / GRAPH
 
 
-def place_of(directory, lora_path):
-    """Where in the cache the graph of a model is, or is to be. Raises UserError and OSError."""
+def place_of(directory, lora_path, adapted=False):
+    """Where in the cache the graph of a model is, or is to be; see graph_of(). Raises UserError and OSError."""
     directories = [directory, *filter(None, [lora_path])]
-    known = [written_by(), *map(identities.identity, directories)]
+    known = [written_by(), *map(identities.identity, directories), *(["adapted"] if adapted else [])]
     return own_cache_directory() / FOLDER / hashlib.sha256(repr(known).encode()).hexdigest()[:32]
 
 
-def needs_paddle(asked, directory, lora_path, dtype="float32"):
-    """Whether opened() will import paddle: for a model's layers, or to make a graph. Raises UserError."""
+def needs_paddle(asked, directory, lora_path, dtype="float32", adapted=False):
+    """Whether opened() will import paddle: for a model's layers, or to make a graph, for adapters that come and go if
+    it is adapted. Raises UserError."""
     if choice_of(asked, dtype) == "python":
         return True
     try:
-        target = place_of(directory, lora_path)
+        target = place_of(directory, lora_path, adapted)
         return not target.is_dir() or cached.problem_of(target, identities.identity) is not None
     except OSError:
         return True

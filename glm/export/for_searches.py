@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from glm.data.tokenization import Tokenizer
-from glm.decoding.generation_config import answered
+from glm.decoding.generation_config import PROMPT, answered
 from glm.errors import UserError
 from glm.export import engines, program, runners
 from glm.files import manifest
@@ -20,19 +20,32 @@ class Chosen:
 
     def opened(self, device):
         """run(prompts, config, row_ids), as decoder.run(), with a configuration of one of the structures."""
-        by_prefix = {one.prefix: opened(one, device) for one in self.programs.values()}
+        by_prefix = {one.prefix: opened(one, device=device).run for one in self.programs.values()}
         runs = {structure: by_prefix[one.prefix] for structure, one in self.programs.items()}
         return lambda prompts, config, row_ids=None: runs[str(config.structure)](prompts, config, row_ids)
 
 
-def opened(program, device):
-    """What decodes by a program.Program: run(prompts, config, row_ids), as decoder.run(); an ONNX program takes any
-    configuration."""
+class ProgramEngine:
+    """A program of Paddle's, for a configuration of its own structure alone. decode: as runners.open_program() gives
+    it."""
+
+    def __init__(self, decode, special):
+        self.decode, self.special = decode, special
+
+    def run(self, prompts, config, row_ids=None, on_token=None):
+        """As decoder.run(); its pieces come all at once, without on_token()."""
+        # All prompts of a batch have the same limits here.
+        prompts = {name: prompts[name] for name in PROMPT if name in prompts}
+        return answered(self.decode, prompts, config, row_ids)
+
+
+def opened(program, runtime="auto", device="cpu"):
+    """What decodes by a program.Program: an engines.OnnxEngine, which takes any configuration, or a ProgramEngine.
+    Raises ProgramError; see runners.open_program()."""
     if program.format == "onnx":
-        runners.checked(program, device=device)
-        return engines.OnnxEngine(program.model_file, program.special_ids, program.positions).run
-    run = runners.open_program(program, device=device)
-    return lambda prompts, config, row_ids=None: answered(run, prompts, config, row_ids)
+        runners.checked(program, runtime, device)
+        return engines.OnnxEngine(program.model_file, program.special_ids, program.positions)
+    return ProgramEngine(runners.open_program(program, runtime, device), program.special_ids)
 
 
 def find(directory, prefix, searches):

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 
 from glm.decoding.key_values import Buffer, shape_of_entries
+from glm.export.adapter_bank import ADAPTERS
 from glm.export.whole_numbers import LARGEST, ROWS, SCALES, WORDS
 from glm.files.native_paths import native_path
 from glm.ops.processor import sums_in_32_bits
@@ -38,10 +39,12 @@ class EmbeddingRows:
 class OnnxModel:
     """A numpy_search.Model.
 
-    path: of the graph. threads: CPU threads that it may use.
+    path: of the graph. threads: CPU threads that it may use. bank: adapter_bank.AdapterBank of a graph that takes
+    adapters; a prompt without one has the number 0.
     """
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, bank=None):
+        self.bank = bank
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Its threads wait for the next operator by spinning, which is faster, but not for the next call.
@@ -77,7 +80,7 @@ class OnnxModel:
         """Shapes of keys and values with so many entries."""
         return [shape_of_entries(prompts, self.heads, entries, self.head_dim, axis) for axis in self.axes]
 
-    def prefill(self, input_ids, source_mask, mask_index, start):
+    def prefill(self, input_ids, source_mask, mask_index, start, adapters=None):
         """See numpy_search.Model."""
         prompts, length = input_ids.shape
         if self.is_of_before:
@@ -90,7 +93,7 @@ class OnnxModel:
         visible = np.zeros([prompts, length + 1, length + 1], "float32")
         visible[:, :, :length] = source_mask[:, None]
         visible[:, length, length] = 1
-        logits, entries = self.run(ids, positions, visible, length, self.nothing(prompts))
+        logits, entries = self.run(ids, positions, visible, length, self.nothing(prompts), adapters)
         return logits[:, 0], entries
 
     def prefill_in_two(self, input_ids, source_mask, mask_index, start):
@@ -103,14 +106,21 @@ class OnnxModel:
         logits, target = self.step(start, mask_index, np.zeros_like(mask_index), source, visible)
         return logits, [np.concatenate(pair, axis=2) for pair in zip(source, target, strict=True)]
 
-    def step(self, tokens, places, numbers, settled, visible):
+    def step(self, tokens, places, numbers, settled, visible, adapters=None):
         """See numpy_search.Model."""
         positions = np.stack([places, numbers + 1], axis=1)[:, :, None]
         positions = np.broadcast_to(positions, [*positions.shape[:2], tokens.shape[1]])
-        logits, entries = self.run(tokens, positions, visible, 0, settled)
+        logits, entries = self.run(tokens, positions, visible, 0, settled, adapters)
         return logits.reshape([-1, self.vocab_size]), entries
 
-    def run(self, input_ids, position_ids, visible, answer_from, settled):
+    def adapters_of(self, prompts, adapters):
+        """Inputs of a graph that takes adapters; adapters: their numbers int64 [prompts], None where there are none."""
+        if self.bank is None:
+            return {}
+        numbers = np.zeros(prompts, "int64") if adapters is None else adapters
+        return {ADAPTERS: np.ascontiguousarray(numbers), **self.bank.arrays}
+
+    def run(self, input_ids, position_ids, visible, answer_from, settled, adapters=None):
         """What the graph gives: logits, and the tokens' keys and values, until the next call."""
         words = {} if self.embeddings is None else {WORDS: self.embeddings(input_ids)}
         feeds = {
@@ -120,6 +130,7 @@ class OnnxModel:
             "visible": visible,
             "answer_from": np.array([answer_from]),
             **self.of_tokens,
+            **self.adapters_of(len(input_ids), adapters),
         }
         parts = {"settled": settled, **({"recent": self.nothing(len(input_ids))} if self.is_of_before else {})}
         for part, arrays in parts.items():

@@ -8,6 +8,7 @@ Inputs:
     visible [batch, length or 1, entries] float32, 1 where a token sees an entry of the cache, 0 elsewhere; entries are
         the settled ones and the tokens' own.
     answer_from [1] int64: the first token whose logits are wanted.
+    adapters [batch] int64, and factors of adapters, where the graph takes them: see adapter_bank.py.
     settled.N float32: what came before, keys of layer 0, 1 … [batch, heads, head_dim, entries], as a step multiplies by
         them, then values [batch, heads, entries, head_dim].
 Outputs:
@@ -24,6 +25,7 @@ import onnx
 from onnx import TensorProto
 
 from glm.export import smoothing
+from glm.export.adapter_bank import ADAPTERS, factor_names
 from glm.export.onnx_graph import MICROSOFT, Graph, Weights
 from glm.model.attention import MASKED_SCORE
 from glm.ops.processor import sums_in_32_bits
@@ -31,8 +33,10 @@ from glm.ops.processor import sums_in_32_bits
 WORDS = "glm.word_embeddings.weight"
 
 
-def write(model, path, dtype="float32"):
+def write(model, path, dtype="float32", adapted=False):
     """Write a model as an ONNX graph, PREFIX.onnx, and its weights beside it.
+
+    adapted: whether the graph takes LoRA adapters as inputs, see adapter_bank.py; float32 alone.
 
     model: modeling.GLMForConditionalGeneration, float32. dtype: "float32", "int8" or "int4" (of linear layers, with 8
     bits for the embeddings); with 8 bits, the graph suits this processor best, and gives the same numbers, within their
@@ -41,16 +45,17 @@ def write(model, path, dtype="float32"):
     with open(f"{path}.data", "wb") as file:
         matrices = "float32" if dtype == "float32" else "int8" if sums_in_32_bits() else "uint8"
         graph = Graph(Weights(file, path.name + ".data"), matrices, bits=4 if dtype == "int4" else 8)
-        GLM(graph, model, smoothing.largest_inputs(model) if dtype == "int8" else {}).build()
+        GLM(graph, model, smoothing.largest_inputs(model) if dtype == "int8" else {}, adapted).build()
     onnx.save(graph.finished(), path)
 
 
 class GLM:
-    """The graph of a model. largest: what smoothing.largest_inputs() gives; empty where nothing is to be smoothed."""
+    """The graph of a model. largest: what smoothing.largest_inputs() gives; empty where nothing is to be smoothed.
+    adapted: see write()."""
 
-    def __init__(self, graph, model, largest):
+    def __init__(self, graph, model, largest, adapted=False):
         config = model.config
-        self.graph = graph
+        self.graph, self.adapted = graph, adapted
         self.heads, self.layers = config.num_attention_heads, config.num_layers
         self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.epsilon = config.layernorm_epsilon
@@ -86,6 +91,8 @@ class GLM:
         graph.input("answer_from", [1], TensorProto.INT64)
         for number in range(2 * self.layers):
             graph.input(f"settled.{number}", self.shape_of_entries(number, "settled"))
+        if self.adapted:
+            graph.input(ADAPTERS, ["batch"], TensorProto.INT64)
         bias = self.bias()
         hidden = self.embedded()
         normal = self.normal(hidden, self.norm_before(0))
@@ -191,7 +198,20 @@ class GLM:
         """The product of a linear layer, without its bias, of tokens that have been divided by its factors; divisor: of
         its result, [out]."""
         matrix = self.smoothed_matrix(f"{name}.weight")
-        return self.graph.small_product(tokens, f"{name}.weight", matrix if divisor is None else matrix / divisor)
+        product = self.graph.small_product(tokens, f"{name}.weight", matrix if divisor is None else matrix / divisor)
+        return self.graph.apply("Add", product, self.update(tokens, name, divisor)) if self.adapted else product
+
+    def update(self, tokens, name, divisor):
+        """What each prompt's adapter adds to a linear layer's product, [tokens, out]."""
+        graph = self.graph
+        layer, kind = name.removeprefix("glm.transformer.layers.").split(".", 1)
+        sizes = self.matrix(f"{name}.weight").shape
+        low = self.by_prompts(tokens, sizes[0])
+        for factor, shape in zip(factor_names(layer, kind), ([sizes[0], "rank"], ["rank", sizes[1]]), strict=True):
+            graph.input(factor, ["adapters", *(f"{factor}.rank" if size == "rank" else size for size in shape)])
+            low = graph.apply("MatMul", low, graph.apply("Gather", factor, ADAPTERS, axis=0))
+        update = graph.apply("Reshape", low, graph.shape(-1, sizes[1]))
+        return update if divisor is None else graph.apply("Mul", update, graph.weight(f"{name}.scale", 1 / divisor))
 
     def linear(self, tokens, name, divisor=None):
         """product() with the bias."""

@@ -44,11 +44,17 @@ def open_program(program, runtime="auto", device="cpu", backend="paddle"):
     return opened.run
 
 
-def checked(program, runtime="auto", device="cpu", backend="paddle"):
-    """The runtime that is to run a program, once it is known that it may. Raises ProgramError; see open_program()."""
+def chosen(program, runtime="auto", device="cpu", backend="paddle"):
+    """The runtime that is to run a program. Raises ProgramError where they do not go together; see open_program()."""
     if runtime == "auto":
         runtime = next(name for name in RUNNERS if can_run(name, program))
     check_combination(program, runtime, device, backend)
+    return runtime
+
+
+def checked(program, runtime="auto", device="cpu", backend="paddle"):
+    """chosen(), once it is known that the program is sound. Raises ProgramError."""
+    runtime = chosen(program, runtime, device, backend)
     inspection.check(program)
     trial.check(program, runtime, device, backend)
     return runtime

@@ -21,6 +21,7 @@ INPUTS = {
     "min_new_tokens": ([1], "int64"),
     "length_penalty": ([1], "float32"),
     "temperature": ([1], "float32"),
+    **dict.fromkeys(generation_config.PENALTIES, ([1], "float32")),
     "top_k": ([1], "int64"),
     "top_p": ([1], "float32"),
     "noise": ([-1, -1, -1], "float32"),

@@ -20,6 +20,7 @@ from glm.inference.binding import Binding, of_flags, prompts_of
 from glm.inference.partial_answers import PartialAnswers, is_complete, key_of, path_of
 from glm.inference.parts import WHOLE, Part
 from glm.inference.prompts import STDIN, Prompts, opened, refuse_to_replace_data
+from glm.inference.stops import cut
 
 
 def answer_prompts(arguments, tokenizer, config, settings, open_decoder, positions=None, part=WHOLE, writes=True):
@@ -164,7 +165,8 @@ class Job:
                 numbers = [first + row for row in batch]
                 texts = self.config.num_return_sequences
                 of_batch = [rows[row] for row in batch]
-                answers = decoded(of_batch, numbers, run_batch, self.tokenizer, texts, self.binding)
+                stop = self.config.stop
+                answers = decoded(of_batch, numbers, run_batch, self.tokenizer, texts, self.binding, stop)
                 new = {row: answer for row, answer in zip(batch, answers, strict=True) if row not in found}
                 found.update(new)
                 for one in kept:
@@ -243,10 +245,10 @@ def answer_all(
     return answers
 
 
-def decoded(rows, numbers, run_batch, tokenizer, texts, binding=None):
+def decoded(rows, numbers, run_batch, tokenizer, texts, binding=None, stop=()):
     """The Answers of a batch of examples.Encoded, which have these numbers among all; see answer_all(). Of bound texts
-    each is given once, so that there may be fewer than `texts`."""
-    prompts = prompts_of(rows, tokenizer, binding)
+    each is given once, so that there may be fewer than `texts`. stop: texts before which answers end."""
+    prompts = prompts_of(rows, tokenizer.eos_id, binding)
     with named_rows([row.example.place for row in rows]):
         found = run_batch(prompts, numbers)
     ids, scores = found if isinstance(found, tuple) else (found, None)
@@ -256,7 +258,7 @@ def decoded(rows, numbers, run_batch, tokenizer, texts, binding=None):
     else:
         scores = map(tuple, np.reshape(scores, [-1, texts]).astype("float64").round(6).tolist())
     answers = [
-        Answer(row, tuple(map(tokenizer.decode, row_ids)), row_scores)
+        Answer(row, tuple(cut(tokenizer.decode(ids), stop) for ids in row_ids), row_scores)
         for row, row_ids, row_scores in zip(rows, of_rows, scores, strict=True)
     ]
     return answers if binding is None else [answer.distinct() for answer in answers]

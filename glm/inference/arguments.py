@@ -18,6 +18,9 @@ OVERRIDES = {
     "tgt_length": "max_new_tokens",
     "min_tgt_length": "min_new_tokens",
     "length_penalty": "length_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
     "temperature": "temperature",
     "top_k": "top_k",
     "top_p": "top_p",
@@ -36,6 +39,8 @@ COLUMNS_HELP = (
 )
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ENGINES = ("auto", "python", "onnx")
+RUNTIMES = ("auto", "fastdeploy", "paddle", "onnx")
+RUNTIME_HELP = "What runs it; auto is onnx for ONNX programs, else fastdeploy where installed, else paddle."
 DTYPE_HELP = (
     "What weights are loaded in and computed with. auto: float32 on CPU, on a GPU the dtype of the stored weights; the "
     "others but float32 need a GPU."
@@ -155,6 +160,12 @@ class DecodingArguments:
     num_beams: int = choice(1, "Beams of the search; 1 is greedy search, or sampling with --select_topk False.")
     length_penalty: float = choice(1.0, "Beams compete by log p / ((length + 5) / 6) ** length_penalty.")
     no_repeat_ngram_size: int = choice(0, "No n-gram of this size occurs twice in a generated text; 0 allows all.")
+    repetition_penalty: float = choice(
+        1.0, "Logits of tokens that a text has already are divided by it where above 0, else multiplied with it."
+    )
+    presence_penalty: float = choice(0.0, "Taken from the logits of tokens that a text has already.")
+    frequency_penalty: float = choice(0.0, "The same, once for each time that a text has the token.")
+    stop: list[str] = choice(None, "Texts before the first of which an answer ends.")
     select_topk: bool = choice(True, "True: take the most probable tokens; False: draw from the distribution.")
     top_k: int = choice(0, "Draw from the top_k most probable tokens only; 0 keeps all. Needs --select_topk False.")
     top_p: float = choice(
@@ -178,7 +189,7 @@ class ScoredDecodingArguments(DecodingArguments):
 
 def to_generation_config(arguments, seed, **changes):
     """GenerationConfig from objects with the decoding flags. Raises UsageError."""
-    from glm.decoding.generation_config import GenerationConfig
+    from glm.decoding.generation_config import PENALTIES, GenerationConfig
 
     try:
         return GenerationConfig(
@@ -188,6 +199,8 @@ def to_generation_config(arguments, seed, **changes):
                 "num_beams": arguments.num_beams,
                 "length_penalty": arguments.length_penalty,
                 "no_repeat_ngram_size": arguments.no_repeat_ngram_size,
+                **{name: getattr(arguments, name, neutral) for name, neutral in PENALTIES.items()},
+                "stop": tuple(getattr(arguments, "stop", None) or ()),
                 "do_sample": not arguments.select_topk,
                 "top_k": arguments.top_k,
                 # 0 has always meant "all" for this flag.

@@ -50,10 +50,10 @@ class Binding:
         return allowed_texts.collated([self.edges_of(row) for row in rows])
 
 
-def prompts_of(rows, tokenizer, binding):
-    """Arrays of prompts, examples.Encoded; binding: a Binding or None. Raises DataError."""
+def prompts_of(rows, pad_id, binding):
+    """Arrays of prompts, examples.Encoded, filled up with pad_id; binding: a Binding or None. Raises DataError."""
     bound = {} if binding is None else {"edges": binding.edges(rows)}
-    return {**examples.collate_prompts(rows, tokenizer.eos_id), **bound}
+    return {**examples.collate_prompts(rows, pad_id), **bound}
 
 
 def of_flags(arguments, config, tokenizer):

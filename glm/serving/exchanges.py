@@ -1,20 +1,21 @@
 """What becomes of one request to a server: read, checked, decoded, answered whole or as events, counted."""
 
 import asyncio
-import json
 import time
+import uuid
 from contextlib import asynccontextmanager
 
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from glm.data.tokenization import TextStream
-from glm.errors import printable_json
+from glm.inference.stops import Stops
 from glm.serving.connections import Connections
 from glm.serving.engine import Job, NotAccepting
+from glm.serving.forms import Streams, answers_of, error_content
 from glm.serving.inbox import NOTHING, Inbox
 from glm.serving.monitoring import Monitor
 from glm.serving.origins import Origins
-from glm.serving.requests import Refusal, read_request
+from glm.serving.requests import Refusal, parse_json
 
 # What logs call a request whose client went away; nobody receives it.
 CLIENT_GONE = 499
@@ -23,6 +24,7 @@ READING_GRACE = 10.0
 # Seconds after which a stream that has nothing to say sends a comment: proxies close connections that say nothing.
 COMMENT_AFTER = 15.0
 COMMENT = b": nothing new yet\n\n"
+REQUEST_ID = "X-Request-Id"
 # What ends a request before its answers are there: status and message, with the seconds it may take.
 ENDINGS = {
     "gone": (CLIENT_GONE, "the client has gone"),
@@ -36,19 +38,16 @@ STATES = {"loading": "the model is still being loaded", "stopping": "the server 
 class Service:
     """What all requests share.
 
-    engine: engine.Engine. tokenizer: tokenization.Tokenizer. config: GenerationConfig of a request without
-    options. limits: requests.Limits. max_bytes: of a body. max_requests: waiting or decoded at once. timeout: seconds
-    that a request may take; body_timeout: that its body may take; comment_after: that a stream may be silent.
-    connections: connections.Connections. origins:
-    origins.Origins.
+    engine: engine.Engine. catalogue: catalogue.Catalogue. max_bytes: of a body. max_requests: waiting
+    or decoded at once. timeout: seconds that a request may take; body_timeout: that its body may take; comment_after:
+    that a stream may be silent. connections: connections.Connections. origins: origins.Origins. keys: keys.Keys, None
+    where all may ask.
     """
 
     def __init__(
         self,
         engine,
-        tokenizer,
-        config,
-        limits,
+        catalogue,
         *,
         max_bytes,
         max_requests,
@@ -57,14 +56,20 @@ class Service:
         comment_after=COMMENT_AFTER,
         connections=None,
         origins=None,
+        keys=None,
     ):
         self.connections = connections or Connections(1024, 512, 10.0, 15.0)
-        self.origins = origins or Origins()
-        self.engine, self.tokenizer, self.config, self.limits = engine, tokenizer, config, limits
+        self.origins, self.keys = origins or Origins(), keys
+        self.engine, self.catalogue = engine, catalogue
         self.max_bytes, self.max_requests, self.timeout = max_bytes, max_requests, timeout
         self.body_timeout, self.comment_after = min(body_timeout, timeout), comment_after
         self.open, self.lock = set(), None
         self.monitor = engine.monitor = Monitor(lambda: engine.queue_length, lambda: len(self.open))
+
+    @property
+    def tokenizer(self):
+        """The model's tokenization.Tokenizer."""
+        return self.catalogue.base.offer.tokenizer
 
     def check_admits(self):
         """Raise Refusal where no request is accepted now."""
@@ -96,56 +101,81 @@ def unavailable(error):
     return Refusal(503, STATES.get(error.args[0], "the model could not be loaded"), retry_after=5)
 
 
+class BoundedRequest(Request):
+    """A request whose body is JSON of at most service.max_bytes, there within service.body_timeout."""
+
+    def __init__(self, scope, receive, service):
+        super().__init__(scope, receive)
+        self.service, self.content = service, None
+
+    async def body(self):
+        """The body, which json() gives. Raises Refusal."""
+        if self.content is None:
+            try:
+                body = await asyncio.wait_for(read_body(self, self.service.max_bytes), self.service.body_timeout)
+            except asyncio.TimeoutError:
+                told = f"the body took more than {self.service.body_timeout:g} s to arrive"
+                raise Refusal(408, told) from None
+            self.content = [await asyncio.to_thread(parse_json, body)]
+        return b"JSON"
+
+    async def json(self):
+        """What the body says. Raises Refusal."""
+        await self.body()
+        return self.content[0]
+
+
 class Exchange:
-    """One request to /generate, from its arrival to its end. All that can happen to it comes through its inbox."""
+    """One request for texts, from its arrival to its end. All that can happen to it comes through its inbox."""
 
     def __init__(self, service, request):
-        self.service, self.request = service, request
+        self.service, self.request = service, BoundedRequest(request.scope, request.receive, service)
         self.started = time.monotonic()
+        self.id = uuid.uuid4().hex
         self.inbox = Inbox()
         self.jobs, self.helpers, self.ended = [], [], False
 
-    async def respond(self):
-        """The response. Raises Refusal."""
+    def begin(self):
+        """Begin, where requests are accepted. Raises Refusal."""
         self.service.check_admits()
         self.helpers.append(asyncio.get_running_loop().call_later(self.service.timeout, self.inbox.put, "late"))
-        asked = await self.read()
+
+    async def respond(self, model, prepare, form_of):
+        """The response. model: the name that the request has for it, or None. prepare: from its requests.Offer the
+        requests.PromptRequest of what was asked; raises Refusal. form_of: from that, this request's id and the model's
+        name the form of the answer, such as forms.GenerateForm. Raises Refusal."""
+        entry = self.service.catalogue.of(model)
+        # Cutting a long prompt to its tokens would keep the loop from all others.
+        asked = await asyncio.to_thread(prepare, entry.offer)
         # Not before: a body that never ends is to keep nobody out.
         self.service.check_admits()
         self.service.open.add(self)
         if self.request.client:
             self.service.connections.answering(tuple(self.request.client))
-        self.submit(asked)
+        form = form_of(asked, self.id, entry.name)
+        self.submit(asked, entry.adapter)
         # The body is read: what is received from now on is the client's leaving.
         self.helpers.append(asyncio.create_task(self.watch_client()))
         if asked.stream:
-            return EventStream(self, asked)
-        answers = {number: ids async for news in self.events() for number, ids in news.done.items()}
+            return EventStream(self, asked, form)
+        results = {number: texts async for news in self.events() for number, texts in news.done.items()}
         async with self.service.turn():
-            content = self.content(asked, answers)
+            content = form.whole(answers_of(asked, results, self.service.tokenizer))
         self.end(200)
-        return JSONResponse(content)
+        return JSONResponse(content, headers={REQUEST_ID: self.id})
 
-    async def read(self):
-        """The PromptRequest of the body. Raises Refusal."""
-        service = self.service
-        try:
-            body = await asyncio.wait_for(read_body(self.request, service.max_bytes), service.body_timeout)
-        except asyncio.TimeoutError:
-            raise Refusal(408, f"the body took more than {service.body_timeout:g} s to arrive") from None
-        # Cutting a long prompt to its tokens would keep the loop from all others.
-        return await asyncio.to_thread(read_request, body, service.config, service.limits, service.tokenizer)
-
-    def submit(self, asked):
-        """Hand the prompts to the engine. Raises Refusal."""
+    def submit(self, asked, adapter):
+        """Hand the prompts to the engine, for an adapter of this number. Raises Refusal."""
 
         def notifier(number):
             return lambda kind, value: self.inbox.put(kind, number, value)
 
-        self.jobs = [
-            Job(encoded, asked.config, number, notifier(number), wants_pieces=asked.stream)
-            for number, encoded in enumerate(asked.encoded)
-        ]
+        for row, encoded in enumerate(asked.encoded):
+            for copy in range(asked.copies):
+                number = row * asked.copies + copy
+                job = job_of(encoded, number, asked, notifier(number), self.service.tokenizer)
+                job.adapter = adapter
+                self.jobs.append(job)
         try:
             self.service.engine.submit(self.jobs)
         except NotAccepting as error:
@@ -168,42 +198,28 @@ class Exchange:
             left -= len(news.done)
             yield news
 
-    async def frames(self, asked):
+    async def frames(self, asked, form):
         """The server-sent events of a streamed answer, as bytes, and comments while there are none; an error is the
         last of them."""
-        streams = [TextStream(self.service.tokenizer) for _ in self.jobs]
-        answers, after, sent = {}, self.service.comment_after, time.monotonic()
+        streams = Streams(asked, self.service.tokenizer)
+        results, after, sent = {}, self.service.comment_after, time.monotonic()
         try:
+            if begin := form.begin():
+                yield begin
             async for news in self.events(after):
                 async with self.service.turn():
-                    content = b"".join(piece_frames(streams, answers, news))
+                    content = b"".join(form.piece(*piece) for piece in streams.add(news, results))
                 # What comes need not be whole characters yet.
                 if content or news == NOTHING or time.monotonic() - sent >= after:
                     yield content or COMMENT
                     sent = time.monotonic()
             async with self.service.turn():
-                content = frame("done", self.content(asked, answers))
+                content = form.end(answers_of(asked, results, self.service.tokenizer))
             self.end(200)
             yield content
         except Refusal as refusal:
             self.end(refusal.status)
-            yield frame("error", error_content(refusal.status, refusal.message))
-
-    def content(self, asked, answers):
-        """The answer as JSON, from {number: ids}: of one prompt, or of all of a batch in their order."""
-        decode = self.service.tokenizer.decode
-        contents = [
-            {
-                "source": encoded.source,
-                "prediction": decode(answers[number]),
-                "tokens": len(answers[number]),
-                "source_tokens": len(encoded.source_ids),
-                "source_cut": encoded.source_cut,
-                "unknown_characters": unknown,
-            }
-            for number, (encoded, unknown) in enumerate(zip(asked.encoded, asked.unknown, strict=True))
-        ]
-        return {"answers": contents} if asked.is_batch else contents[0]
+            yield form.failure(error_content(refusal.status, refusal.message))
 
     def end(self, status):
         """Leave: nothing is decoded for this request any more, and its outcome is counted. Later calls do nothing."""
@@ -216,16 +232,11 @@ class Exchange:
         self.service.monitor.request_ended(status, time.monotonic() - self.started)
 
 
-def piece_frames(streams, answers, news):
-    """Frames of the pieces in News; what is done goes into answers, {number: ids}. streams: a TextStream for each
-    prompt."""
-    for number in news.pieces.keys() | news.done.keys():
-        ids, whole = news.pieces.get(number, []), news.done.get(number)
-        if whole is not None:
-            # Of the last piece there is no other word.
-            ids, answers[number] = whole[streams[number].count :], whole
-        if piece := streams[number].add(ids, final=whole is not None):
-            yield frame("piece", {"index": number, "text": piece})
+def job_of(encoded, number, asked, notify, tokenizer):
+    """The engine.Job of a PromptRequest's prompt, which has this number among what is decoded for it."""
+    beams = asked.config.num_beams > 1
+    stops = Stops(tokenizer, asked.config.stop) if asked.config.stop and not beams else None
+    return Job(encoded, asked.job_config, number, notify, wants_pieces=asked.stream, ends_with=stops)
 
 
 async def read_body(request, max_bytes):
@@ -249,12 +260,12 @@ async def read_body(request, max_bytes):
 class EventStream(Response):
     """Sends the frames of an Exchange as they come, and ends it, whatever happens."""
 
-    def __init__(self, exchange, asked):
-        super().__init__(None, media_type="text/event-stream; charset=utf-8")
-        self.exchange, self.asked = exchange, asked
+    def __init__(self, exchange, asked, form):
+        super().__init__(None, media_type=form.media_type)
+        self.exchange, self.asked, self.form = exchange, asked, form
         # No length: the end of the stream is not known yet. And proxies are not to collect it.
         caching = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
-        headers = {"content-type": self.media_type, **caching}
+        headers = {"content-type": self.media_type, **caching, REQUEST_ID.lower(): exchange.id}
         self.raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope, receive, send):
@@ -269,16 +280,6 @@ class EventStream(Response):
     async def send_all(self, send):
         """Send the head, the frames and the end."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for content in self.exchange.frames(self.asked):
+        async for content in self.exchange.frames(self.asked, self.form):
             await send({"type": "http.response.body", "body": content, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def frame(event, content):
-    """A server-sent event with JSON as its data, in one line, whatever its reader takes for the end of one."""
-    return f"event: {event}\ndata: {printable_json(json.dumps(content, ensure_ascii=False))}\n\n".encode()
-
-
-def error_content(status, message):
-    """The JSON of an error."""
-    return {"error": {"status": status, "message": message}}

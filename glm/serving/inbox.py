@@ -12,7 +12,7 @@ ENDINGS = ("gone", "late", "abandoned", "failed")
 class News(NamedTuple):
     """What has happened since the last time.
 
-    ending: one of ENDINGS, or None. pieces: {number of the prompt: its newest ids}. done: {number: all its ids}.
+    ending: one of ENDINGS, or None. pieces: {number of the prompt: its newest ids}. done: {number: its texts}.
     """
 
     ending: str | None
@@ -32,7 +32,7 @@ class Inbox:
         self.endings, self.pieces, self.done = [], {}, {}
 
     def put(self, kind, number=None, value=None):
-        """Note one of ENDINGS, a "piece" (value: its id) or "done" (value: all ids). Raises RuntimeError if the loop
+        """Note one of ENDINGS, a "piece" (value: its id) or "done" (value: the texts). Raises RuntimeError if the loop
         has ended."""
         with self.lock:
             if kind in ENDINGS:

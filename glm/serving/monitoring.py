@@ -1,64 +1,20 @@
-"""What a server counts, as text in Prometheus' exposition format 0.0.4. Standard library only."""
+"""What a server counts, by prometheus-client: one registry for each server."""
 
-import bisect
-import threading
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SIZES = tuple(2**i for i in range(9))
 
-class Counter:
-    """A number that only grows, apart for each value of a label if it has one."""
-
-    kind = "counter"
-
-    def __init__(self, name, help, label=None):
-        self.name, self.help, self.label = name, help, label
-        self.values = {} if label else {"": 0}
-
-    def add(self, amount=1, label=""):
-        """Count `amount` more, under a value of the label."""
-        self.values[label] = self.values.get(label, 0) + amount
-
-    def samples(self):
-        """Lines of the counter's present values."""
-        for value, number in sorted(self.values.items()):
-            labels = f'{{{self.label}="{value}"}}' if self.label else ""
-            yield f"{self.name}{labels} {number}"
-
-
-class Gauge:
-    """A number that is asked for when it is shown: read() gives it."""
-
-    kind = "gauge"
-
-    def __init__(self, name, help, read):
-        self.name, self.help, self.read = name, help, read
-
-    def samples(self):
-        """The line of the present value."""
-        yield f"{self.name} {self.read()}"
-
-
-class Histogram:
-    """How many observations were at most each of some bounds; their sum and number."""
-
-    kind = "histogram"
-
-    def __init__(self, name, help, bounds):
-        self.name, self.help, self.bounds = name, help, sorted(bounds)
-        self.counts, self.total = [0] * (len(bounds) + 1), 0
-
-    def observe(self, value):
-        """Count a value."""
-        self.counts[bisect.bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def samples(self):
-        """Lines of the buckets, each counting those below it too, of the sum and of the number."""
-        below = 0
-        for bound, count in zip([*self.bounds, "+Inf"], self.counts, strict=True):
-            below += count
-            yield f'{self.name}_bucket{{le="{bound}"}} {below}'
-        yield f"{self.name}_sum {self.total}"
-        yield f"{self.name}_count {below}"
+disable_created_metrics()
 
 
 class Monitor:
@@ -66,45 +22,53 @@ class Monitor:
 
     def __init__(self, queue_length, in_progress):
         """queue_length(), in_progress(): present numbers of waiting prompts and of requests without their answer."""
-        self.lock = threading.Lock()
-        self.requests = Counter("glm_requests_total", "Requests to /generate that have ended, by status.", "status")
-        self.prompts = Counter("glm_prompts_total", "Prompts answered whole.")
-        self.tokens = Counter("glm_tokens_generated_total", "Tokens in the answers, end tokens included.")
-        self.batches = Histogram("glm_batch_size", "Prompts decoded together.", [2**i for i in range(9)])
-        seconds = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0]
-        self.seconds = Histogram("glm_request_seconds", "Time from a request's arrival to its end.", seconds)
-        self.families = (
-            self.requests,
-            self.prompts,
-            self.tokens,
-            self.batches,
-            self.seconds,
-            Gauge("glm_queue_length", "Prompts that wait for a batch.", queue_length),
-            Gauge("glm_requests_in_progress", "Requests that are being read, wait or are decoded.", in_progress),
-        )
+        self.registry = registry = CollectorRegistry()
+
+        def histogram(name, help, bounds):
+            return Histogram(name, help, buckets=bounds, registry=registry)
+
+        self.requests = Counter("glm_requests", "Requests for texts that have ended, by status.", ["status"],
+                                registry=registry)  # fmt: skip
+        self.prompts = Counter("glm_prompts", "Prompts answered whole.", registry=registry)
+        self.tokens = Counter("glm_tokens_generated", "Tokens in the answers, end tokens included.", registry=registry)
+        self.batches = histogram("glm_batch_size", "Prompts that began to be decoded together.", SIZES)
+        self.occupancy = histogram("glm_batch_occupancy", "Prompts that were decoded together, at each step.", SIZES)
+        self.seconds = histogram("glm_request_seconds", "Time from a request's arrival to its end.", SECONDS)
+        self.wait = histogram("glm_queue_wait_seconds", "Time that a prompt waits to be decoded.", SECONDS)
+        self.first = histogram("glm_time_to_first_token_seconds", "Time from a prompt's arrival to its first token.",
+                               SECONDS)  # fmt: skip
+        self.between = histogram("glm_time_between_tokens_seconds", "Time from one token of a text to the next.", SHORT)
+        for name, help, read in (
+            ("glm_queue_length", "Prompts that wait to be decoded.", queue_length),
+            ("glm_requests_in_progress", "Requests that are being read, wait or are decoded.", in_progress),
+        ):
+            Gauge(name, help, registry=registry).set_function(read)
+        ProcessCollector(registry=registry)
 
     def request_ended(self, status, seconds):
         """Count a request: the status of its outcome, and how long it took."""
-        with self.lock:
-            self.requests.add(1, str(status))
-            self.seconds.observe(seconds)
+        self.requests.labels(str(status)).inc()
+        self.seconds.observe(seconds)
 
-    def batch_started(self, size):
-        """Count a batch of `size` prompts."""
-        with self.lock:
-            self.batches.observe(size)
+    def batch_started(self, waited):
+        """Count prompts that begin together; waited: the seconds that each has waited."""
+        self.batches.observe(len(waited))
+        for seconds in waited:
+            self.wait.observe(seconds)
+
+    def stepped(self, size):
+        """Count a step of so many prompts."""
+        self.occupancy.observe(size)
+
+    def token_came(self, seconds, is_first):
+        """Count a token, so long after its prompt's arrival, or else after the token before."""
+        (self.first if is_first else self.between).observe(seconds)
 
     def prompt_answered(self, tokens):
         """Count a prompt whose answer has `tokens` tokens."""
-        with self.lock:
-            self.prompts.add()
-            self.tokens.add(tokens)
+        self.prompts.inc()
+        self.tokens.inc(tokens)
 
     def text(self):
-        """All that was counted, in Prometheus' format."""
-        with self.lock:
-            lines = []
-            for family in self.families:
-                lines += [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}"]
-                lines += family.samples()
-        return "\n".join(lines) + "\n"
+        """All that was counted, bytes in Prometheus' text format."""
+        return generate_latest(self.registry)

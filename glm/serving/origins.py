@@ -27,10 +27,12 @@ def is_address(name):
 
 
 class Origins:
-    """Which hosts a server goes by. allowed: further names of it, "*" for any."""
+    """Which hosts a server goes by, and whose pages may ask it. allowed: further names of it, "*" for any. foreign:
+    origins of other pages, such as https://app.example, "*" for any."""
 
-    def __init__(self, allowed=()):
+    def __init__(self, allowed=(), foreign=()):
         self.allowed = {name.lower() for name in allowed} | OWN
+        self.foreign = {origin.lower().rstrip("/") for origin in foreign}
 
     def is_own(self, host):
         """Whether a Host header names this server."""
@@ -41,7 +43,7 @@ class Origins:
         """Why a request with these headers (texts, None where absent) is not answered, None if it is."""
         if not self.is_own(host or ""):
             return f"the host {(host or '')[:100]!r} is none of this server's; --allowed_hosts names those that are"
-        if origin is None or ANY in self.allowed:
+        if origin is None or ANY in self.allowed | self.foreign or origin.lower() in self.foreign:
             return None
         try:
             place = urlsplit(origin).netloc
@@ -49,4 +51,4 @@ class Origins:
             place = ""
         if place.lower() == host.lower() or (name_in(place) in self.allowed - OWN):
             return None
-        return f"pages of {origin[:100]!r} may not ask this server; --allowed_hosts names those that may"
+        return f"pages of {origin[:100]!r} may not ask this server; --allowed_origins names those that may"

@@ -1,68 +1,102 @@
-"""The JSON that clients send → prompts and how to decode them, checked. No HTTP, no model."""
+"""What clients send → prompts and how to decode them, checked. No HTTP, no model, and the same for every interface."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from glm.bounds import NUMBERS
 from glm.data.examples import encode
-from glm.data.templates import TEMPLATES, templates_of
+from glm.data.templates import TEMPLATES, Example, templates_of
 from glm.data.validation import DataError, validate
+from glm.decoding.generation_config import PENALTIES, STRUCTURE
 from glm.errors import UserError
-from glm.inference.arguments import BEAMS_ONLY, OVERRIDES, SAMPLING_ONLY
+from glm.inference.arguments import BEAMS_ONLY, OVERRIDES, SAMPLING_ONLY, with_flags
 
-# Decoding option → its type; bounds are those of the flags, and tgt_length has the server's own as its greatest.
-KINDS = {"tgt_length": int, "min_tgt_length": int, "length_penalty": float, "temperature": float, "top_k": int}
-KINDS |= {"top_p": float, "seed": int}
+# Decoding option → field of GenerationConfig.
+OPTIONS = {**OVERRIDES, "num_beams": "num_beams", "num_return_sequences": "num_return_sequences", "stop": "stop"}
+SAMPLING = "select_topk"
 
 
 class Refusal(Exception):
-    """A request that is not answered: HTTP status, a message in one line, seconds after which to try again or None."""
+    """A request that is not answered: HTTP status, a message in one line, seconds after which to try again or None; and
+    for OpenAI's clients the name of what is wrong in the request, and a code, or None."""
 
-    def __init__(self, status, message, retry_after=None):
+    def __init__(self, status, message, retry_after=None, param=None, code=None):
         super().__init__(message)
-        self.status, self.message, self.retry_after = status, message, retry_after
+        self.status, self.message, self.retry_after, self.param, self.code = status, message, retry_after, param, code
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a request may ask for: prompts in it, characters of a prompt, source tokens that are kept."""
+    """The most that a request may ask for: prompts in it, characters of a prompt, source tokens that are kept, and
+    beams."""
 
     prompts: int
     characters: int
     src_length: int
+    beams: int = 8
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a server can do for requests. tokenizer: tokenization.Tokenizer. config: GenerationConfig of a request
+    without options. limits: Limits. fixed: whether the structure of its search is that of config, as an exported
+    program has it."""
+
+    tokenizer: object
+    config: object
+    limits: Limits
+    fixed: bool = False
+
+    @property
+    def templates(self):
+        """{name: templates.Template} of prompts."""
+        return templates_of(self.tokenizer.preparation)
 
 
 @dataclass(frozen=True)
 class PromptRequest:
     """A checked request: its prompts as examples.Encoded, its GenerationConfig, whether a batch, and streamed; of each
-    prompt the characters that the vocabulary does not know."""
+    prompt the characters that the vocabulary does not know; the model that it names, or None."""
 
     encoded: list
     config: object
-    is_batch: bool
-    stream: bool
-    unknown: list
+    is_batch: bool = False
+    stream: bool = False
+    unknown: list = field(default_factory=list)
+    model: str | None = None
+
+    @property
+    def copies(self):
+        """How often each prompt is decoded: texts that are drawn are drawn one by one."""
+        draws = self.config.do_sample and self.config.num_beams == 1
+        return self.config.num_return_sequences if draws else 1
+
+    @property
+    def job_config(self):
+        """The GenerationConfig of one of them."""
+        return self.config if self.config.num_beams > 1 else replace(self.config, num_return_sequences=1)
 
 
-def read_request(body, config, limits, tokenizer):
-    """The PromptRequest of a body, bytes. config: the GenerationConfig of a request without options. Raises Refusal."""
-    content = parse_json(body)
-    if not isinstance(content, dict):
-        raise Refusal(422, f"the request must be a JSON object; {expected(templates_of(tokenizer.preparation))}")
-    content = without_null(content)
-    options = {name: content.pop(name) for name in (*OVERRIDES, "stream") if name in content}
-    stream = options.pop("stream", False)
-    if not isinstance(stream, bool):
-        raise Refusal(422, f"stream is {shown(stream)}; it must be true or false")
+def read_request(content, offer):
+    """The PromptRequest of a request to /generate, a dict whose options were checked one by one. Raises Refusal."""
+    content = dict(content)
+    options = {name: content.pop(name) for name in (*OPTIONS, SAMPLING) if name in content}
+    stream, model = content.pop("stream", False), content.pop("model", None)
     is_batch = "prompts" in content
-    prompts = batch_of(content, limits) if is_batch else [content]
+    prompts = batch_of(content, offer.limits) if is_batch else [content]
     places = [f"prompts[{number}]: " for number in range(len(prompts))] if is_batch else [""]
-    chosen = overridden(config, options)
-    templates = templates_of(tokenizer.preparation)
-    examples = [example_of(prompt, place, limits, templates) for prompt, place in zip(prompts, places, strict=True)]
-    encoded = [encoded_example(*pair, limits, chosen, tokenizer) for pair in zip(examples, places, strict=True)]
-    unknown = [list(row.unknown_source) for row in encoded]
-    return PromptRequest(encoded, chosen, is_batch, stream, unknown)
+    return replace(prompt_request(prompts, places, options, offer), is_batch=is_batch, stream=stream, model=model)
+
+
+def prompt_request(prompts, places, options, offer):
+    """The PromptRequest of prompts (a dict of a template's fields, a text, or an Example) with the places that messages
+    name, and options. Raises Refusal."""
+    chosen = overridden(offer, options)
+    if len(prompts) * chosen.num_return_sequences > max(offer.limits.prompts, len(prompts)):
+        told = f"{chosen.num_return_sequences} texts for each of {len(prompts)} prompts"
+        raise Refusal(413, f"{told} in one request; at most {offer.limits.prompts} are allowed")
+    examples = [example_of(*pair, offer.limits, offer.templates) for pair in zip(prompts, places, strict=True)]
+    encoded = [encoded_example(*pair, offer, chosen) for pair in zip(examples, places, strict=True)]
+    return PromptRequest(encoded, chosen, unknown=[list(row.unknown_source) for row in encoded])
 
 
 def without_null(fields):
@@ -105,22 +139,33 @@ def check_names(content, known):
     """Raise Refusal for a name that nothing has."""
     unknown = [name for name in content if name not in known]
     if unknown:
-        raise Refusal(422, f"unknown field {shown(unknown[0])}; known are {', '.join(known)}")
+        raise Refusal(422, unknown_field(unknown[0], known))
+
+
+def unknown_field(name, known):
+    """What is said of a field that nothing has."""
+    return f"unknown field {shown(name)}; known are {', '.join(known)}"
 
 
 def example_of(prompt, place, limits, templates=TEMPLATES):
     """The templates.Example of a prompt: an object with the fields of one of the templates, by name, or a text. Raises
     Refusal."""
+    if isinstance(prompt, Example):
+        return prompt
     if isinstance(prompt, str):
         prompt = {"source": prompt}
     if not isinstance(prompt, dict):
         raise Refusal(422, f"{place}a prompt must be an object or a string, not {shown(prompt)}")
     prompt = without_null(prompt)
     try:
-        check_names(prompt, (*prompt_fields(templates), *(() if place else ("prompts", *OVERRIDES, "stream"))))
+        check_names(prompt, prompt_fields(templates))
     except Refusal as refusal:
         raise Refusal(422, place + refusal.message) from None
-    template = template_of(prompt, place, templates)
+    return example_by(template_of(prompt, place, templates), prompt, place, limits)
+
+
+def example_by(template, prompt, place, limits):
+    """The templates.Example of a prompt's fields by a templates.Template. Raises Refusal."""
     try:
         fields = validate(prompt, template.fields(need_target=False), "prompt", 1)
     except DataError as error:
@@ -153,41 +198,72 @@ def template_of(prompt, place, templates):
     raise Refusal(422, f"{place}{', '.join(prompt) or 'nothing'} makes no prompt; {expected(templates)}")
 
 
-def encoded_example(example, place, limits, config, tokenizer):
+def encoded_example(example, place, offer, config):
     """The examples.Encoded of an Example. Raises Refusal."""
     try:
-        return encode(example, tokenizer, limits.src_length, config.max_new_tokens)
+        return encode(example, offer.tokenizer, offer.limits.src_length, config.max_new_tokens)
     except UserError as error:
         message = str(error)
-        raise Refusal(422, message if message.startswith(place) else place + message) from None
+        message = message if message.startswith(place) else place + message
+        raise Refusal(422, message, code="context_length_exceeded") from None
 
 
-def overridden(config, options):
-    """The GenerationConfig with a request's options, which are named like the flags. Raises Refusal."""
-    for name, value in options.items():
-        if name in BEAMS_ONLY and config.num_beams == 1:
-            raise Refusal(422, f"{name}: this server decodes without beams")
-        if name in SAMPLING_ONLY and not config.do_sample:
-            raise Refusal(422, f"{name}: this server does not sample")
-        check_option(name, value)
-    if options.get("tgt_length", 0) > config.max_new_tokens:
-        raise Refusal(422, f"tgt_length is {options['tgt_length']}; this server allows {config.max_new_tokens}")
+def overridden(offer, options):
+    """The GenerationConfig of a request with options, which are named like the flags. Raises Refusal."""
+    config = offer.config
+    beams = options.get("num_beams", config.num_beams)
+    draws = not options.get(SAMPLING, not config.do_sample)
+    for name in options:
+        if name in BEAMS_ONLY and beams == 1:
+            raise Refusal(422, f"{name}: nothing is decoded with beams; send num_beams, too", param=name)
+        if name in SAMPLING_ONLY and not draws:
+            raise Refusal(422, f'{name}: nothing is drawn; send "{SAMPLING}": false, too', param=name)
+    check_most("tgt_length", options, config.max_new_tokens)
+    check_most("num_beams", options, max(offer.limits.beams, config.num_beams))
+    changes = {OPTIONS[name]: value for name, value in options.items() if name != SAMPLING}
+    if not draws and config.do_sample:
+        # What the server draws by is of no use to a request that draws nothing.
+        changes = {"top_k": 0, "top_p": 1.0, "temperature": 1.0} | changes
+    if "top_p" in changes:
+        # 0 has always meant "all" for this option.
+        changes["top_p"] = changes["top_p"] or 1.0
+    if "stop" in changes:
+        changes["stop"] = tuple(changes["stop"])
+    chosen = configured(config, changes | {"do_sample": draws})
+    return chosen if not offer.fixed else of_program(chosen, config)
+
+
+def check_most(name, options, most):
+    """Raise Refusal where an option is more than this server allows."""
+    if options.get(name, 0) > most:
+        raise Refusal(422, f"{name} is {options[name]}; this server allows {most}", param=name)
+
+
+def configured(config, changes):
+    """A GenerationConfig with changes. Raises Refusal."""
+    texts = changes.get("num_return_sequences", config.num_return_sequences)
+    beams = changes.get("num_beams", config.num_beams)
+    if beams == 1 and not changes["do_sample"] and texts > 1:
+        raise Refusal(
+            422, f'{texts} texts of one prompt: send num_beams, or "{SAMPLING}": false', param="num_return_sequences"
+        )
     try:
-        return replace(config, **{OVERRIDES[name]: KINDS[name](value) for name, value in options.items()})
+        return replace(config, **changes)
     except UserError as error:
-        message = str(error).replace("max_new_tokens", "tgt_length").replace("min_new_tokens", "min_tgt_length")
-        raise Refusal(422, message) from None
+        raise Refusal(422, with_flags(str(error)).replace("--", "")) from None
 
 
-def check_option(name, value):
-    """Raise Refusal unless the value of a decoding option is a number of its kind within bounds; a whole number is a
-    float, too."""
-    is_number = isinstance(value, (KINDS[name], int)) and not isinstance(value, bool)
-    if not is_number:
-        article = "a whole number" if KINDS[name] is int else "a number"
-        raise Refusal(422, f"{name} is {shown(value)}; it must be {article}")
-    if not NUMBERS[name].hold(value):
-        raise Refusal(422, f"{name} is {shown(value)}; it must be {NUMBERS[name]}")
+def of_program(chosen, config):
+    """The chosen GenerationConfig for an exported program of a config, which searches in one way alone. Raises
+    Refusal."""
+    penalties = [] if config.penalties else [name for name in PENALTIES if getattr(chosen, name) != PENALTIES[name]]
+    others = [name for name in STRUCTURE if name != "penalties" and getattr(chosen, name) != getattr(config, name)]
+    for name in (*others, *penalties):
+        named = SAMPLING if name == "do_sample" else name
+        raise Refusal(
+            422, f"{named}: the program that this server runs is exported to search in another way", param=named
+        )
+    return replace(chosen, penalties=config.penalties)
 
 
 def shown(value):

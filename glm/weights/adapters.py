@@ -12,6 +12,8 @@ Importing this imports paddle.
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from glm.data import preparation
 from glm.data.preparation import DEFAULT, Preparation
 from glm.errors import warn
@@ -34,6 +36,15 @@ from glm.weights.weight_sources import ModelError
 
 # Key in lora_config.json → field of LoraConfig; the keys are paddlenlp's.
 FIELDS = {**PADDLE_FIELDS, "target_modules": "target_modules"}
+# What the names of transformer layers' parameters begin with; and of their linear layers the sizes in and out, in
+# hidden sizes.
+LAYERS = "glm.transformer.layers."
+SIZES = {
+    "attention.query_key_value": (1, 3),
+    "attention.dense": (1, 1),
+    "mlp.dense_h_to_4h": (1, 4),
+    "mlp.dense_4h_to_h": (4, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -86,15 +97,41 @@ class Adapter:
             if name != "dropout" and getattr(stored.config, name) != getattr(self.config, name):
                 found, wanted = getattr(stored.config, name), getattr(self.config, name)
                 raise ModelError(f"{directory}: {key} of this adapter is {found}, not {wanted}; leave the flag out")
-        if stored.has_fingerprint:
-            check_base(directory, self.fingerprint, self.base)
-        elif self.model.ranks.rank == 0:
-            warn(
-                f"{directory}: an adapter of {stored.kind}, which does not say what weights it was trained on; that "
-                f"{self.base} is its base is taken on trust"
-            )
+        check_stored_base(stored, directory, self.fingerprint, self.base, self.model.ranks.rank == 0)
         weights = local_weights(stored.weights, self.model.ranks.rank, self.model.ranks.size)
         assign(lora_parameters(self.model), weights, stored.place)
+
+
+def check_stored_base(stored, directory, fingerprint, base, warns=True):
+    """check_base() of a StoredAdapter that says what its base was; of another one it is said that it does not."""
+    if stored.has_fingerprint:
+        check_base(directory, fingerprint, base)
+    elif warns:
+        warn(
+            f"{directory}: an adapter of {stored.kind}, which does not say what weights it was trained on; that "
+            f"{base} is its base is taken on trust"
+        )
+
+
+def read_factors(directory, base, fingerprint):
+    """(factors, Preparation or None) of the adapter in a directory, held against its base model: {(layer, kind):
+    (lora_A [in, r], lora_B [r, out])}, the second one scaled.
+
+    base: directory of the model. fingerprint: see model_directory.fingerprint_of(). Raises ModelError and DamageError.
+    """
+    manifest.verify(directory)
+    stored = read_adapter(directory)
+    check_stored_base(stored, directory, fingerprint, base)
+    shapes, found = shapes_of_layers(model_directory.load_config(base)), {}
+    for name in stored.weights.shapes:
+        if not name.endswith(".lora_A"):
+            continue
+        layer, kind = name.removeprefix(LAYERS).removesuffix(".lora_A").split(".", 1)
+        pair = [np.float32(stored.weights.take(f"{LAYERS}{layer}.{kind}.lora_{factor}")) for factor in "AB"]
+        if shapes.get((int(layer), kind)) != (pair[0].shape[0], pair[1].shape[1]):
+            raise ModelError(f"{stored.place}: {name} does not fit {base}, which has another shape")
+        found[int(layer), kind] = pair[0], pair[1] * np.float32(stored.config.scaling)
+    return found, preparation.read(directory)
 
 
 def load_model(base, lora_path, dtype="float32", ranks=None):
@@ -144,3 +181,12 @@ def check_base(directory, fingerprint, base):
         f"{directory}: this adapter was not trained on {base}: {reason}; give the model it was trained on "
         f"({trained_on})"
     )
+
+
+def shapes_of_layers(config):
+    """{(layer, kind): (in, out)} of the linear layers that adapters of a GLMConfig's model may change."""
+    return {
+        (layer, kind): tuple(size * config.hidden_size for size in sizes)
+        for layer in range(config.num_layers)
+        for kind, sizes in SIZES.items()
+    }

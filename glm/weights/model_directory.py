@@ -102,6 +102,15 @@ def load_model(name_or_path, dtype="float32", fingerprint=None, ranks=None):
     return model
 
 
+def fingerprint_of(directory):
+    """{name: {"shape", "sha256"}} of every weight of a model directory; see load_model(). Raises ModelError."""
+    found = {}
+    weights = fingerprinted(read_weights(directory), found)
+    for name in weights.shapes:
+        weights.take(name)
+    return found
+
+
 def empty_model(config, ranks=None):
     """modeling.GLMForConditionalGeneration of config.dtype, its parameters without memory until each is assigned.
 

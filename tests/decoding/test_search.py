@@ -111,6 +111,51 @@ def test_sampling_equals_the_inverse_of_the_cumulative_distribution(seed, limits
         assert text == expected
 
 
+penalties = st.tuples(st.sampled_from([0.7, 1.0, 1.8]), st.sampled_from([-0.5, 0.0, 2.0]), st.sampled_from([0.0, 0.9]))
+
+
+def with_penalties(penalties, **choices):
+    """A GenerationConfig with penalties, as a search has them even if they change nothing."""
+    names = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+    return GenerationConfig(**dict(zip(names, penalties, strict=True)), penalties=True, **choices)
+
+
+@few_examples
+@given(seeds, limits, penalties, st.booleans(), histories)
+def test_pieces_of_a_text_lose_what_penalties_take(seed, limits, penalties, draws_pieces, before):
+    drawing = {"do_sample": True, "temperature": 1.2, "seed": seed} if draws_pieces else {}
+    config, scores = with_penalties(penalties, **limits, **drawing), Scores(seed)
+    choose = reference.greedy
+    for prompt, text in enumerate(trimmed(decode(scores, config, range(3), before)[:, 0])):
+        if draws_pieces:
+            noise = np.random.default_rng([seed, prompt]).random([config.max_new_tokens, 1], dtype="float32")[:, 0]
+            choose = reference.sampler(noise.astype("float64"), 1.2, 0, 1.0)
+
+        def after(text, prompt=prompt):
+            return reference.penalized(scores.after(prompt, text), text, *penalties)
+
+        assert text == reference.search(after, choose, rules(config, before), config.max_new_tokens)
+
+
+@few_examples
+@given(seeds, limits, penalties, st.integers(2, 4), histories)
+def test_of_beams_log_probabilities_lose_what_penalties_take(seed, limits, penalties, num_beams, before):
+    config, scores = with_penalties(penalties, num_beams=num_beams, **limits), Scores(seed)
+    ids, values = decode_with_scores(scores, config, range(2), before)
+    for prompt in range(2):
+        expected, _ = reference.beam_search(
+            lambda text, prompt=prompt: scores.after(prompt, text),
+            rules(config, before),
+            num_beams,
+            config.max_new_tokens,
+            1.0,
+            False,
+            lambda found, text: reference.penalized(found, text, *penalties),
+        )
+        assert trimmed(ids[prompt]) == [list(map(int, text)) for _, text in expected]
+        np.testing.assert_allclose(values[prompt], [value for value, _ in expected], rtol=1e-4)
+
+
 @few_examples
 @given(seeds, st.integers(2, 3), st.integers(2, 4))
 def test_sampled_beams_hold_likely_pieces_of_their_own_texts(seed, num_beams, top_k):

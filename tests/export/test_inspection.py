@@ -61,7 +61,10 @@ def changed_onnx(change):
     return changed
 
 
-@pytest.mark.parametrize(("name", "dtype"), list(zip(STRUCTURES, ("float16", "bfloat16", "int8", "int8"), strict=True)))
+DTYPES = ("float16", "bfloat16", "int8", "int8", "int8", "float16")
+
+
+@pytest.mark.parametrize(("name", "dtype"), list(zip(STRUCTURES, DTYPES, strict=True)))
 def test_every_export_passes(exported, tmp_path, name, dtype):
     inspection.check(program.describe(exported, name))
     structure = {**STRUCTURES[name], "output_scores": True, "no_repeat_ngram_size": 2}

@@ -24,6 +24,8 @@ STRUCTURES = {
     "greedy": {"no_repeat_ngram_size": 2},
     "sampling": {"do_sample": True},
     "beams": {"num_beams": 3},
+    "penalties": {"penalties": True},
+    "beams_with_penalties": {"num_beams": 3, "repetition_penalty": 1.2},
     "sampled_beams": {"num_beams": 2, "do_sample": True, "early_stopping": True, "ban_source_ngrams": True},
 }
 # What may change from run to run of one program.
@@ -50,7 +52,9 @@ class Tokenizer:
 def run_config(structure, run):
     """The GenerationConfig of a run of a program with a structure."""
     drawing = {"top_k": 30, "top_p": 0.95, "temperature": 1.3} if "do_sample" in structure else {}
-    return GenerationConfig(**structure, **drawing, **run)
+    if run["max_new_tokens"] == 30 and {"penalties", "repetition_penalty"} & structure.keys():
+        drawing = {"repetition_penalty": 1.7, "presence_penalty": 0.5, "frequency_penalty": -0.4}
+    return GenerationConfig(**{**structure, **drawing, **run})
 
 
 def eager(model, config):
@@ -231,7 +235,7 @@ def test_a_description_gives_back_what_was_saved(tmp_path):
 
 def test_a_program_that_cannot_be_used_is_reported_in_one_line(exported, tmp_path):
     with pytest.raises(
-        program.ProgramError, match="has no program none, but beams, greedy.*: give --model_prefix beams"
+        program.ProgramError, match="has no program none, but beams, .*greedy.*: give --model_prefix beams"
     ):
         program.describe(exported, "none")
     with pytest.raises(program.ProgramError, match="none_generation_config.json: no such file; export_generation"):

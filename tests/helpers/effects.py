@@ -124,6 +124,14 @@ class Inputs:
         return self.exported("sampled", "--select_topk", "False")
 
     @cached_property
+    def onnx_program(self):
+        return self.exported("onnx_program", "--format", "onnx")
+
+    @cached_property
+    def penalized(self):
+        return self.exported("penalized", "--min_tgt_length", "9", "--repetition_penalty", "1.01")
+
+    @cached_property
     def beams(self):
         return self.exported("beams", "--num_beams", "4", "--scores")
 
@@ -316,6 +324,7 @@ def served(flags):
 
     import serve_generation
     from glm.command_line import parse
+    from glm.errors import UserError
     from glm.inference.arguments import DecodingArguments
     from glm.serving.app import make_app
 
@@ -323,7 +332,10 @@ def served(flags):
     with serve_generation.listen(arguments.host, arguments.port) as listener:
         address = listener.getsockname()
     asked = arguments.port if arguments.port != 8000 else "any"
-    service = serve_generation.build(arguments, decoding)
+    try:
+        service = serve_generation.build(arguments, decoding)
+    except UserError as error:
+        return {"refusal": [str(error)]}
     service.engine.start()
     long = {"context": "甲在乙的西边。" * 12, "answer": "乙"}
     questions = [({"source": "你好"}, "localhost"), (long, "localhost"), ({"prompts": [long, long]}, "localhost")]
@@ -340,7 +352,7 @@ def served(flags):
         found = asyncio.run(answers())
     finally:
         service.engine.close(10)
-    texts = [answer.text for answer in found if answer.status_code == 200]
+    texts = [re.sub(r'"id":"\w+"', "", answer.text) for answer in found if answer.status_code == 200]
     return {"texts": texts, "answers": [answer.status_code for answer in found], "address": [address[0], asked]}
 
 

@@ -14,7 +14,10 @@ PLACE = re.compile(r"\{\d+\*?\}")
 # What parts of a message are joined by, and what stands around a part.
 AROUND = re.compile(r"^(?:\{\d+\}|[;:,.\s()])+|(?:\{\d+\}|[;:,.\s()])+$")
 # Modules whose words go to programs (answers of the server in JSON, its metrics) or are of other programs.
-FOR_PROGRAMS = {f"glm/serving/{name}.py" for name in ("requests", "exchanges", "monitoring", "origins")}
+FOR_PROGRAMS = {
+    f"glm/serving/{name}.py"
+    for name in ("requests", "schemas", "openai_requests", "catalogue", "exchanges", "monitoring", "origins", "forms")
+}
 
 # Several lines, each a message of its own.
 LINES = ("All scores: 0-100",)

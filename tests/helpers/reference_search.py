@@ -38,6 +38,15 @@ class Rules:
         return np.array([self.allows(text, piece) for piece in range(vocab)])
 
 
+def penalized(scores, text, repetition=1.0, presence=0.0, frequency=0.0):
+    """Logits, or log probabilities, with what a text's own pieces lose."""
+    scores = list(scores)
+    for piece in set(text):
+        scores[piece] = scores[piece] * repetition if scores[piece] < 0 else scores[piece] / repetition
+        scores[piece] -= presence + frequency * text.count(piece)
+    return np.array(scores)
+
+
 def search(logits_after, choose, rules, max_new_tokens):
     """The text whose pieces are choose(logits, number), -inf where the rules forbid a piece."""
     text = ()
@@ -81,14 +90,16 @@ def sampler(noise, temperature, top_k, top_p):
     return choose
 
 
-def beam_search(logits_after, rules, num_beams, max_new_tokens, length_penalty, early_stopping):
-    """([(score, text)] of the num_beams best texts, best first; number of steps taken)."""
+def beam_search(logits_after, rules, num_beams, max_new_tokens, length_penalty, early_stopping, change=None):
+    """([(score, text)] of the num_beams best texts, best first; number of steps taken). change(log probabilities,
+    text): what takes their place."""
     still_open, finished = [(0.0, ())], []
     for number in range(max_new_tokens):
         norm = ((number + 5) / 6) ** length_penalty
         extensions = []
         for total, text in still_open:
-            scores = total + log_softmax(logits_after(text))
+            scores = log_softmax(logits_after(text))
+            scores = total + (scores if change is None else change(scores, text))
             allowed = rules.allowed(text, len(scores))
             extensions += [(scores[piece], (*text, piece)) for piece in range(len(scores)) if allowed[piece]]
         extensions = best(extensions, 2 * num_beams)

@@ -137,6 +137,9 @@ BREAKING = {
     "--num_beams 2 or more": ["--num_beams", "1"],
     "--bound_to": ["--bound_to", "x"],
     "--review, which serves no model": ["--review", "x"],
+    "--model_path, whose program says how to decode; requests may say otherwise": ["--model_path", "z"],
+    "--lora_path, which is part of the model": ["--lora_path", "x"],
+    "--batching closed": ["--batching", "closed"],
     "--model_path, whose programs have their model": [
         *("--data_file", "x", "--output_file", "y", "--model_path", "z"),
     ],
@@ -146,6 +149,8 @@ OTHERWISE = {script: ["--output_dir", "x", "--do_train"] if script.startswith("f
 OTHERWISE["generate_pairs.py"] = ["--data_file", "x", "--output_file", "y"]
 VALUES = {
     "device": "gpu",
+    "runtime": "paddle",
+    "batching": "closed",
     "dtype": "float16",
     "engine": "onnx",
     "evaluation_strategy": "steps",

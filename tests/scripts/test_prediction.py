@@ -44,6 +44,39 @@ def test_predictions_agree_in_python_and_both_runtimes(trained, tmp_path):
             assert read_lines(tmp_path / "fastdeploy.jsonl") == expected
 
 
+def test_stops_and_penalties_are_the_same_however_texts_are_decoded(trained, tmp_path):
+    """By layers, by the ONNX engine, by an ONNX program and by one of Paddle's, with other choices and without."""
+    stops = ["--stop", "什么", "哪"]
+    penalties = ["--repetition_penalty", "1.4", "--frequency_penalty", "0.3"]
+    data = tmp_path / "data.json"
+    data.write_text("".join(DEV.read_text(encoding="utf8").splitlines(keepends=True)[:10]), encoding="utf8")
+    prompts = ["--data_file", str(data), "--batch_size", "4"]
+
+    def predicted(main, *flags):
+        main([*flags, *prompts, "--output_file", str(tmp_path / "out.jsonl")])
+        return [line["prediction"] for line in read_lines(tmp_path / "out.jsonl")]
+
+    for number, search in enumerate(([], ["--num_beams", "3"], ["--select_topk", "False", "--seed", "4"])):
+        model = ["--model_name_or_path", str(trained), "--tgt_length", "24", "--min_tgt_length", "16", *search]
+        plain, whole = (predicted(predict_generation.main, *model, *more) for more in ([], penalties))
+        both = predicted(predict_generation.main, *model, *penalties, *stops)
+        assert plain != whole
+        assert both == [
+            text[: min(place for place in (text.find("什么"), text.find("哪"), 99) if place >= 0)] for text in whole
+        ]
+        assert both != whole
+        assert predicted(predict_generation.main, *model, *penalties, *stops, "--engine", "python") == both
+        for kind, runtime in (("paddle", "paddle"), ("onnx", "onnx")):
+            directory = tmp_path / f"{kind}{number}"
+            export_generation_model.main(
+                [*model, *penalties, "--format", kind, "--output_path", str(directory / "glm")]
+            )
+            program = ["--model_path", str(directory), "--runtime", runtime]
+            assert predicted(infer_generation.main, *program, *stops) == both
+            neutral = ["--repetition_penalty", "1", "--frequency_penalty", "0"]
+            assert predicted(infer_generation.main, *program, *neutral) == plain
+
+
 def test_without_a_file_the_example_prompts_are_answered(trained, tmp_path, capsys):
     predict_generation.main(["--model_name_or_path", str(trained), "--tgt_length", "5"])
     predicted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -27,6 +27,11 @@ PROMPTS = [{"context": record["context"], "answer": record["answer"]} for record
 JSON_TYPE = {"Content-Type": "application/json"}
 
 
+def told(response):
+    """What a response says, but for the request's id."""
+    return {name: value for name, value in response.json().items() if name not in ("id", "model")}
+
+
 @pytest.fixture(scope="module")
 def predicted(briefly_trained, tmp_path_factory):
     """The lines that predict_generation.py writes for the prompts, decoding as the server does."""
@@ -107,19 +112,19 @@ def test_what_a_model_does_not_read_of_a_prompt_is_in_its_answer(served):
     # What is answered is what was read.
     assert long["source"].startswith(found[1]["source"])
     assert len(found[1]["source"]) < 400
-    assert served.ask(**rare).json() == found[2]
+    assert told(served.ask(**rare)) == found[2]
     (*_, (last, answer)) = events_of(served.ask(**long, stream=True).text)
-    assert (last, answer) == ("done", found[1])
+    assert (last, {**answer, **found[1]}) == ("done", answer)
 
 
 def test_what_is_null_is_as_if_it_were_not_there(served):
-    expected = served.ask(**PROMPTS[0]).json()
+    expected = told(served.ask(**PROMPTS[0]))
     unset = dict.fromkeys(
         ["source", "input", "prompts", "stream", "tgt_length", "seed", "temperature", "length_penalty"]
     )
-    assert served.ask(**PROMPTS[0], **unset).json() == expected
+    assert told(served.ask(**PROMPTS[0], **unset)) == expected
     batch = served.ask(prompts=[{**PROMPTS[0], "instruction": None}], context=None, stream=None)
-    assert batch.json() == {"answers": [expected]}
+    assert told(batch) == {"answers": [expected]}
     refused = served.ask(context="天空", answer=None)
     assert (refused.status_code, "no field 'answer'" in refused.text) == (422, True)
 
@@ -174,8 +179,20 @@ GOOD = {"context": "天空是蓝色的。", "answer": "蓝色"}
         (422, {**GOOD, "tgt_length": 25}, "tgt_length is 25; this server allows 24"),
         (422, {**GOOD, "tgt_length": True}, "tgt_length is true; it must be a whole number"),
         (422, {**GOOD, "min_tgt_length": 24}, "min_tgt_length (24) must be below tgt_length (24)"),
-        (422, {**GOOD, "temperature": 0.5}, "does not sample"),
-        (422, {**GOOD, "length_penalty": 0.5}, "without beams"),
+        (422, {**GOOD, "temperature": 0.5}, 'nothing is drawn; send "select_topk": false'),
+        (422, {**GOOD, "select_topk": "no"}, 'select_topk is "no"; it must be true or false'),
+        (422, {**GOOD, "length_penalty": 0.5}, "nothing is decoded with beams; send num_beams"),
+        (422, {**GOOD, "num_beams": 9}, "num_beams is 9; this server allows 8"),
+        (
+            422,
+            {**GOOD, "num_beams": 2, "num_return_sequences": 3},
+            "num_return_sequences (3) is more than num_beams",
+        ),
+        (422, {**GOOD, "num_return_sequences": 2}, 'send num_beams, or "select_topk": false'),
+        (413, {"prompts": [GOOD] * 4, "num_beams": 3, "num_return_sequences": 3}, "3 texts for each of 4 prompts"),
+        (422, {**GOOD, "stop": ["", "。"]}, "it must be texts of 1 to 200 characters"),
+        (422, {**GOOD, "stop": [str(i) for i in range(17)]}, "17 texts; at most 16"),
+        (422, {**GOOD, "repetition_penalty": 0}, "repetition_penalty is 0; it must be at least 0.01"),
     ],
 )
 def test_what_is_refused_is_told_why(served, status, content, message):

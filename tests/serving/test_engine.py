@@ -8,10 +8,12 @@ import pytest
 
 from glm.data import examples
 from glm.data.templates import Example
-from glm.decoding.generation_config import GenerationConfig
-from glm.serving.engine import Engine, Job, NotAccepting, take_batch
+from glm.decoding.generation_config import GenerationConfig, SpecialIds
+from glm.serving.closed import Closed, take_batch
+from glm.serving.engine import Engine, Job, NotAccepting
 
 END, PAD = 99, 0
+SPECIAL = SpecialIds(1, END, PAD, ())
 FIVE = GenerationConfig(max_new_tokens=5)
 
 
@@ -27,6 +29,12 @@ class Outcome:
         assert not self.ended.is_set(), "told once"
         self.kind, self.value = kind, value
         return self.ended.set()
+
+    @property
+    def ids(self):
+        """The ids of its text."""
+        (text,) = self.value
+        return text.ids
 
 
 def make_job(length=4, config=FIVE, **choices):
@@ -64,7 +72,7 @@ def started():
     engines = []
 
     def start(decoder, budget=100):
-        engine = Engine(lambda: decoder, PAD, END, budget)
+        engine = Engine(lambda: Closed(decoder, SPECIAL, budget))
         engines.append(engine)
         engine.start()
         while engine.state == "loading":
@@ -86,7 +94,7 @@ def test_a_text_ends_with_its_end_or_at_its_limit(started):
     jobs = [make_job(3), make_job(8), make_job(8, GenerationConfig(max_new_tokens=2))]
     engine.submit(jobs)
     wait_for(*jobs)
-    assert [job.notify.value for job in jobs] == [[1, 2, END], [1, 2, 3, 4, 5], [1, 2]]
+    assert [job.notify.ids for job in jobs] == [[1, 2, END], [1, 2, 3, 4, 5], [1, 2]]
     assert {job.notify.kind for job in jobs} == {"done"}
 
 
@@ -98,11 +106,11 @@ def test_pieces_come_as_they_are_decoded_and_a_text_does_not_wait_for_its_batch(
     for _ in range(3):
         steps.release()
     wait_for(short)
-    assert short.notify.pieces == [1, 2]
+    assert short.notify.pieces == [1, 2, END]
     assert not long.notify.ended.is_set()
     steps.release(2)
     wait_for(long)
-    assert long.notify.pieces == [1, 2, 3, 4]
+    assert long.notify.pieces == [1, 2, 3, 4, 5]
 
 
 def test_what_waits_while_a_batch_runs_is_the_next_batch(started):
@@ -186,7 +194,7 @@ def test_what_keeps_the_model_from_loading_is_kept():
     def load():
         raise ValueError("no model there")
 
-    engine = Engine(load, PAD, END, 100)
+    engine = Engine(load)
     engine.start()
     engine.thread.join(20)
     assert engine.state == "failed"
@@ -204,7 +212,7 @@ def test_batches_keep_their_order_and_their_budget():
         batch = take_batch(waiting, 30)
         tokens = [job.tokens for job in batch]
         assert len(batch) == 1 or len(batch) * (max(t[0] for t in tokens) + max(t[1] for t in tokens)) <= 30
-        assert len({job.kind for job in batch}) == 1
+        assert len({job.config.num_beams for job in batch}) == 1
         taken.append([jobs.index(job) for job in batch])
     # 10 + 5 tokens twice are all that fits; beams take twice the new tokens; limits may differ.
     assert taken == [[0, 1], [2], [3, 4], [5]]

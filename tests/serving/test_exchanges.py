@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm.decoding.generation_config import GenerationConfig
-from glm.serving import exchanges
+from glm.decoding.generation_config import GenerationConfig, SpecialIds
+from glm.serving import exchanges, forms
 from glm.serving.app import make_app
+from glm.serving.catalogue import Catalogue
+from glm.serving.closed import Closed
 from glm.serving.engine import Engine
 from glm.serving.exchanges import Service
-from glm.serving.requests import Limits
+from glm.serving.requests import Limits, Offer
 from glm.weights import builtin_model, model_directory
 from tests.helpers.served import Served, events_of
 
@@ -28,16 +30,19 @@ class Paced:
         self.go, self.load, self.fails = threading.Event(), threading.Event(), fails
         tokenizer = model_directory.load_tokenizer(model_directory.resolve(builtin_model.NAME))
         self.end = tokenizer.eop_id
-        self.engine = Engine(self.loaded, tokenizer.eos_id, self.end, budget=1000)
+        self.special = SpecialIds.of(tokenizer, 100)
+        self.engine = Engine(self.loaded)
         limits = {"max_bytes": 10000, "max_requests": 2, "timeout": 30.0, **limits}
-        self.service = Service(self.engine, tokenizer, GenerationConfig(), Limits(4, 100, 64), **limits)
+        self.service = Service(
+            self.engine, Catalogue("glm", Offer(tokenizer, GenerationConfig(), Limits(4, 100, 64))), **limits
+        )
         transport = httpx.ASGITransport(make_app(self.service), raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30)
         self.engine.start()
 
     def loaded(self):
         self.load.wait()
-        return self.decode
+        return Closed(self.decode, self.special, budget=1000)
 
     def decode(self, prompts, config, rows, on_token):
         self.go.wait()
@@ -137,7 +142,7 @@ def test_a_stream_that_has_something_to_say_has_no_comments():
 
 @given(st.text(st.sampled_from('你a\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r\n"\\')))
 def test_an_events_data_is_one_line_however_a_client_splits_lines(text):
-    event, data, end = exchanges.frame("piece", {"text": text}).decode().splitlines()
+    event, data, end = forms.event("piece", {"text": text}).decode().splitlines()
     assert (event, end) == ("event: piece", "")
     assert json.loads(data.removeprefix("data: ")) == {"text": text}
 

@@ -15,14 +15,16 @@ import httpx
 import numpy as np
 import pytest
 
-from glm.decoding.generation_config import GenerationConfig
+from glm.decoding.generation_config import GenerationConfig, SpecialIds
 from glm.serving import logs
 from glm.serving.app import Server
+from glm.serving.catalogue import Catalogue
+from glm.serving.closed import Closed
 from glm.serving.connections import Connections
 from glm.serving.engine import Engine
 from glm.serving.exchanges import Service
 from glm.serving.origins import Origins
-from glm.serving.requests import Limits
+from glm.serving.requests import Limits, Offer
 from glm.weights import builtin_model, model_directory
 from tests.helpers import ROOT
 
@@ -33,10 +35,11 @@ class Stepped:
     def __init__(self, **limits):
         self.steps, self.made, self.beating = threading.Semaphore(0), 0, True
         tokenizer = model_directory.load_tokenizer(builtin_model.NAME)
-        self.engine = Engine(lambda: self.decode, tokenizer.eos_id, tokenizer.eop_id, budget=10**6)
+        special = SpecialIds.of(tokenizer, 100)
+        self.engine = Engine(lambda: Closed(self.decode, special, budget=10**6))
         settings = {"max_bytes": 10000, "max_requests": 100, "timeout": 60.0, **limits}
         config = GenerationConfig(max_new_tokens=4000)
-        self.service = Service(self.engine, tokenizer, config, Limits(64, 100, 64), **settings)
+        self.service = Service(self.engine, Catalogue("glm", Offer(tokenizer, config, Limits(64, 100, 64))), **settings)
 
     def decode(self, prompts, config, rows, on_token):
         ids = np.full([len(rows), config.max_new_tokens], 9)
@@ -254,7 +257,8 @@ def test_a_strange_host_gets_an_error_and_no_answer():
             for method, path in (("GET", "/"), ("POST", "/generate"), ("GET", "/metrics")):
                 answer = httpx.request(method, server.url + path, headers=headers)
                 assert answer.status_code == 403
-                assert "--allowed_hosts" in answer.json()["error"]["message"]
+                flag = "--allowed_hosts" if "Host" in headers else "--allowed_origins"
+                assert flag in answer.json()["error"]["message"]
 
 
 def test_the_log_has_so_many_lines_and_no_more():
@@ -278,9 +282,12 @@ def test_what_ends_the_engines_thread_ends_the_server_and_is_told(error):
     code = f"""
 import glm.runtime
 import serve_generation
+from glm.decoding.generation_config import SpecialIds
 from glm.export import engines
 
 class Engine:
+    special = SpecialIds(1, 2, 3, ())
+
     def run(self, *arguments):
         raise {error}
 
@@ -301,7 +308,7 @@ serve_generation.main(["--model_name_or_path", "glm-tiny-chinese", "--port", "0"
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), RuntimeError(), MemoryError()])
 def test_an_engine_says_ok_only_while_it_decodes(error):
-    from tests.serving.test_engine import END, PAD, make_job
+    from tests.serving.test_engine import END, PAD, SPECIAL, make_job
 
     calls = []
 
@@ -311,7 +318,7 @@ def test_an_engine_says_ok_only_while_it_decodes(error):
             raise error
         return np.array([[5, END, PAD, PAD, PAD]])
 
-    engine = Engine(lambda: decode, PAD, END, 1000)
+    engine = Engine(lambda: Closed(decode, SPECIAL, 1000))
     engine.start()
     wait_until(lambda: engine.state == "ok")
     job = make_job(3)
