@@ -10,7 +10,6 @@ import glm.runtime  # noqa: F401  sets what paddle reads when it is imported
 
 import os
 import sys
-from copy import copy
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -147,45 +146,24 @@ def place_of(host, listener):
 
 class Served(NamedTuple):
     """What is served: a tokenizer, the GenerationConfig of a request without options, whether all searches are of its
-    structure, a name, load(), which gives what an engine.Engine decodes by, and Adapters, or None."""
+    structure, a name, load(), which gives what an engine.Engine decodes by, the Binding of texts within their sources,
+    what the page offers (see kinds_of()), and a StoredBank, or None."""
 
     tokenizer: object
     config: object
     fixed: bool
     name: str
     load: object
+    binding: object
+    kinds: tuple = ("ask", "chat")
     adapters: object = None
-
-
-class Adapters:
-    """LoRA adapters of the model in a directory: read, held against the model, and put into an
-    adapter_bank.AdapterBank, which is what the engine reads. See catalogue.Catalogue."""
-
-    def __init__(self, directory, tokenizer):
-        from glm.export.adapter_bank import AdapterBank
-        from glm.weights import adapters, model_directory
-
-        self.directory, self.tokenizer = directory, tokenizer
-        self.bank = AdapterBank(adapters.shapes_of_layers(model_directory.load_config(directory)))
-        self.fingerprint = model_directory.fingerprint_of(directory)
-
-    def add(self, name, path, in_use=()):
-        """(number, Tokenizer) of the adapter in a directory. Raises UserError."""
-        from glm.weights import adapters
-
-        factors, preparation = adapters.read_factors(path, self.directory, self.fingerprint)
-        tokenizer = copy(self.tokenizer)
-        tokenizer.preparation = preparation or self.tokenizer.preparation
-        return self.bank.add(name, factors, in_use), tokenizer
-
-    def remove(self, name):
-        """Forget an adapter."""
-        self.bank.remove(name)
 
 
 def model_of(arguments, decoding):
     """The Served of a model's directory. Raises UserError."""
     from glm.export import engines
+    from glm.export.stored_bank import StoredBank
+    from glm.inference.binding import Binding
     from glm.weights import model_directory
 
     config = to_generation_config(decoding, decoding.seed)
@@ -201,14 +179,15 @@ def model_of(arguments, decoding):
         # It sets a handler of its own for SIGTERM, which ends the process: that has to be there before the server's.
         import paddle  # noqa: F401
 
-    adapters = Adapters(directory, tokenizer) if adapted else None
+    adapters, binding = StoredBank(directory, tokenizer) if adapted else None, Binding(tokenizer)
 
     def load():
         bank = adapters.bank if adapted else None
         engine = engines.opened(arguments.engine, directory, arguments.lora_path, tokenizer, dtype, bank=bank)
-        return decoding_of(engine, arguments, config, adapted=adapted)
+        return decoding_of(engine, arguments, config, binding, adapted)
 
-    return Served(tokenizer, config, False, Path(arguments.model_name_or_path).resolve().name, load, adapters)
+    name = Path(arguments.model_name_or_path).resolve().name
+    return Served(tokenizer, config, False, name, load, binding, kinds_of(directory), adapters)
 
 
 def program_of(arguments):
@@ -226,11 +205,29 @@ def program_of(arguments):
         # See model_of(). FastDeploy, where it is what runs the program, must be without it.
         import paddle  # noqa: F401
 
+    binding = Binding(tokenizer)
+
     def load():
         engine = for_searches.opened(exported, arguments.runtime, arguments.device)
-        return decoding_of(engine, arguments, config, Binding(tokenizer) if config.within_source else None)
+        return decoding_of(engine, arguments, config, binding)
 
-    return Served(tokenizer, config, exported.format != "onnx", exported.prefix, load)
+    return Served(tokenizer, config, exported.format != "onnx", exported.prefix, load, binding)
+
+
+def kinds_of(directory):
+    """What the page offers for the model in a directory, what it has learnt first: to ask, to chat, and to make pairs
+    of a passage."""
+    from glm.files.descriptions import parsed, read_text
+
+    path = Path(directory) / "args.json"
+    try:
+        flags = parsed(read_text(path), path)
+    except UserError:
+        return ("ask", "chat")
+    if "tasks" not in flags:
+        return ("chat", "ask")
+    learnt = all(task in str(flags["tasks"]) for task in ("ask", "extract", "answer"))
+    return ("ask", "pairs") if learnt else ("ask",)
 
 
 def adapters_of(given):
@@ -288,7 +285,7 @@ def build(arguments, decoding):
         arguments.src_length,
         arguments.max_num_beams,
     )
-    offer = Offer(served.tokenizer, served.config, limits, served.fixed)
+    offer = Offer(served.tokenizer, served.config, limits, served.fixed, served.binding)
     catalogue = Catalogue(arguments.served_model_name or served.name, offer, served.adapters)
     for name, path in adapters_of(arguments.lora):
         try:
@@ -298,6 +295,7 @@ def build(arguments, decoding):
     return Service(
         Engine(served.load),
         catalogue,
+        kinds=served.kinds,
         max_bytes=arguments.max_request_bytes,
         max_requests=arguments.max_concurrent_requests,
         timeout=arguments.request_timeout,

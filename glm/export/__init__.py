@@ -5,6 +5,7 @@ smoothing       which channels of hidden states are large, and factors that even
 whole_numbers   matrices as whole numbers of few bits
 onnx_graph      an ONNX graph in the making, with products of float32 or of whole numbers
 adapter_bank    LoRA adapters of one model for the graph that decodes prompts of several together
+stored_bank     the same, read from their directories and held against the model
 onnx_program    GLM's forward pass with a cache as an ONNX graph, in float32, int8 or int4
 onnx_decoder    such a graph, run by onnxruntime, as the model of a search
 engines         what decodes a model in Python: its layers, or its ONNX graph, kept in the cache

@@ -31,8 +31,8 @@ class Continuous:
     depend on), tokens (source, new: what it takes), and settled (whether nobody waits for it any more).
 
     open_search: from a GenerationConfig a numpy_search.Search. special: SpecialIds. budget: most tokens of all jobs
-    together; a single one may take more. binding: binding.Binding of texts that are bound. adapted: whether jobs have
-    adapter, too, the number of theirs.
+    together; a single one may take more. binding: binding.Binding of texts within their sources. adapted: whether jobs
+    have adapter, too, the number of theirs.
     """
 
     def __init__(self, open_search, special, budget, binding=None, adapted=False):
@@ -102,7 +102,7 @@ class Continuous:
     def feeds(self, jobs, config):
         """What a search is fed for jobs; config: of the search."""
         encoded = [job.encoded for job in jobs]
-        prompts = prompts_of(encoded, self.special.pad, self.binding)
+        prompts = prompts_of(encoded, self.special.pad, self.binding if config.within_source else None)
         if self.adapted:
             prompts["adapters"] = np.array([job.adapter for job in jobs], "int64")
         return feeds_of_each(prompts, [job.config for job in jobs], [job.row for job in jobs], config)

@@ -21,12 +21,13 @@ from glm.serving.connections import protocol
 from glm.serving.exchanges import CLIENT_GONE, READING_GRACE, REQUEST_ID, Exchange
 from glm.serving.forms import GenerateForm, error_content
 from glm.serving.openai_forms import ChatForm, CompletionForm
-from glm.serving.requests import Refusal, read_request
+from glm.serving.requests import Refusal, prompt_fields, read_request
 from glm.stopping import StopSignals
 
 WEB = Path(__file__).resolve().parent / "web"
-PAGES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
-PAGES |= {"/docs": "docs.html", "/docs.css": "docs.css", "/docs.js": "docs.js"}
+PAGES = {"/": "index.html", "/docs": "docs.html"}
+PARTS = ("page.css", "docs.css", "shared.js", "page.js", "chat.js", "pairs.js", "docs.js")
+PAGES |= {f"/{name}": name for name in PARTS}
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -200,6 +201,14 @@ def add_readings(app, service):
     async def metrics():
         """What the server has counted, for Prometheus."""
         return PlainTextResponse(service.monitor.text(), 200, NOT_KEPT, CONTENT_TYPE_LATEST)
+
+    @app.get("/page.json", include_in_schema=False)
+    async def about():
+        """What the page offers, of which models, and whether they ask for a key."""
+        prepared = service.tokenizer.preparation.prompt
+        own = None if prepared is None else prompt_fields({"own": service.catalogue.base.offer.templates["own"]})
+        content = {"kinds": ["ask"] if own else service.kinds, "fields": own, "key": service.keys is not None}
+        return JSONResponse({**content, "models": list(service.catalogue.entries)}, 200, NOT_KEPT)
 
     for path, name in PAGES.items():
         app.api_route(path, methods=READING, include_in_schema=False)(page(WEB / name))

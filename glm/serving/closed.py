@@ -21,7 +21,8 @@ class Closed:
         prompts: as binding.prompts_of() gives them, and of each its max_new_tokens, int64 [batch]. on_token: see
         search.Rules; with beams it is not called.
     special: SpecialIds. budget: most tokens that a batch may take, rows * (its longest source + new tokens); a single
-    prompt may take more. binding: binding.Binding of texts that are bound.
+    prompt may take more. binding: binding.Binding of texts within their
+    sources.
     """
 
     def __init__(self, decode, special, budget, binding=None):
@@ -47,8 +48,9 @@ class Closed:
 
     def decode_batch(self, jobs, tell):
         """Decode jobs of one kind, and tell what comes of them: a text when it has ended itself."""
-        prompts = prompts_of([job.encoded for job in jobs], self.special.pad, self.binding)
         longest = max((job.config for job in jobs), key=lambda config: config.max_new_tokens)
+        binding = self.binding if longest.within_source else None
+        prompts = prompts_of([job.encoded for job in jobs], self.special.pad, binding)
         # What decodes each prompt by a limit of its own does not go on with one whose limit has come.
         prompts["max_new_tokens"] = np.array([job.config.max_new_tokens for job in jobs], "int64")
         texts = Texts(jobs, self.special.eop, tell)

@@ -21,8 +21,9 @@ from glm.serving.requests import Refusal, parse_json
 CLIENT_GONE = 499
 # How long a client may take to read what is ready for it, in seconds.
 READING_GRACE = 10.0
-# Seconds after which a stream that has nothing to say sends a comment: proxies close connections that say nothing.
-COMMENT_AFTER = 15.0
+# Seconds after which a stream that has nothing to say sends a comment: proxies close connections that say nothing, some
+# after 15 s.
+COMMENT_AFTER = 10.0
 COMMENT = b": nothing new yet\n\n"
 REQUEST_ID = "X-Request-Id"
 # What ends a request before its answers are there: status and message, with the seconds it may take.
@@ -38,7 +39,8 @@ STATES = {"loading": "the model is still being loaded", "stopping": "the server 
 class Service:
     """What all requests share.
 
-    engine: engine.Engine. catalogue: catalogue.Catalogue. max_bytes: of a body. max_requests: waiting
+    engine: engine.Engine. catalogue: catalogue.Catalogue. kinds: what the page offers, of ask, chat and pairs, what the
+    model has learnt first. max_bytes: of a body. max_requests: waiting
     or decoded at once. timeout: seconds that a request may take; body_timeout: that its body may take; comment_after:
     that a stream may be silent. connections: connections.Connections. origins: origins.Origins. keys: keys.Keys, None
     where all may ask.
@@ -49,6 +51,7 @@ class Service:
         engine,
         catalogue,
         *,
+        kinds=("ask", "chat"),
         max_bytes,
         max_requests,
         timeout,
@@ -60,7 +63,7 @@ class Service:
     ):
         self.connections = connections or Connections(1024, 512, 10.0, 15.0)
         self.origins, self.keys = origins or Origins(), keys
-        self.engine, self.catalogue = engine, catalogue
+        self.engine, self.catalogue, self.kinds = engine, catalogue, kinds
         self.max_bytes, self.max_requests, self.timeout = max_bytes, max_requests, timeout
         self.body_timeout, self.comment_after = min(body_timeout, timeout), comment_after
         self.open, self.lock = set(), None

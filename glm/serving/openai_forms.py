@@ -24,13 +24,15 @@ class CompletionForm:
             {"index": index, **self.told(text), "logprobs": self.logprobs(text), "finish_reason": text.reason}
             for index, text in enumerate(self.repeated(answers))
         ]
-        facts = [
+        usage, facts = self.usage(answers), self.facts()
+        return {**self.head, "object": self.kind, "choices": choices, "usage": usage, "prompts": facts}
+
+    def facts(self):
+        """What of prompts no model has read; not OpenAI's."""
+        return [
             {"source_cut": row.source_cut, "unknown_characters": unknown}
             for row, unknown in zip(self.asked.encoded, self.asked.unknown, strict=True)
         ]
-        usage = self.usage(answers)
-        # What of prompts no model has read; not OpenAI's.
-        return {**self.head, "object": self.kind, "choices": choices, "usage": usage, "prompts": facts}
 
     def repeated(self, answers):
         """All texts, those that are not drawn as often as they are asked for."""
@@ -81,7 +83,8 @@ class CompletionForm:
 
     def end(self, answers):
         """What a stream ends with."""
-        return (self.event([], usage=self.usage(answers)) if self.asked.usage else b"") + DONE
+        last = self.event([], usage=self.usage(answers), prompts=self.facts()) if self.asked.usage else b""
+        return last + DONE
 
     def failure(self, content):
         """What a stream ends with instead; content: that of an error."""

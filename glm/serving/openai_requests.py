@@ -185,7 +185,7 @@ def request_of(fields, prompts, offer):
     if len(prompts) * n > max(offer.limits.prompts, len(prompts)):
         raise Refusal(413, f"{n} texts for each prompt; at most {offer.limits.prompts} are allowed", param="n")
     offer = replace(offer, config=replace(offer.config, output_scores=logprobs))
-    found = prompt_request(prompts, places, options, offer)
+    found = prompt_request(prompts, places, options, offer, offer.templates)
     return OpenAIRequest(
         found.encoded,
         found.config,

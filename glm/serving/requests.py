@@ -3,16 +3,21 @@
 import json
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from glm.data.examples import encode
-from glm.data.templates import TEMPLATES, Example, templates_of
+from glm.data.templates import NAMED, TEMPLATES, Example, templates_of
 from glm.data.validation import DataError, validate
-from glm.decoding.generation_config import PENALTIES, STRUCTURE
+from glm.decoding.generation_config import PENALTIES, STRUCTURE, check_edges
 from glm.errors import UserError
 from glm.inference.arguments import BEAMS_ONLY, OVERRIDES, SAMPLING_ONLY, with_flags
 
 # Decoding option → field of GenerationConfig.
 OPTIONS = {**OVERRIDES, "num_beams": "num_beams", "num_return_sequences": "num_return_sequences", "stop": "stop"}
+OPTIONS |= {"within_source": "within_source"}
 SAMPLING = "select_topk"
+# Levels of lists and objects in a request, and then some.
+DEEPEST = 30
 
 
 class Refusal(Exception):
@@ -39,17 +44,25 @@ class Limits:
 class Offer:
     """What a server can do for requests. tokenizer: tokenization.Tokenizer. config: GenerationConfig of a request
     without options. limits: Limits. fixed: whether the structure of its search is that of config, as an exported
-    program has it."""
+    program has it. binding: binding.Binding of texts within their sources."""
 
     tokenizer: object
     config: object
     limits: Limits
     fixed: bool = False
+    binding: object = None
 
     @property
     def templates(self):
         """{name: templates.Template} of prompts."""
         return templates_of(self.tokenizer.preparation)
+
+    def named(self, name):
+        """{name: Template} of a request that names one. Raises Refusal."""
+        found = {**(NAMED if self.tokenizer.preparation.prompt is None else {}), **self.templates}
+        if name not in found:
+            raise Refusal(422, f"template is {shown(name)}; it must be one of {', '.join(found)}", param="template")
+        return {name: replace(found[name], normalize=self.tokenizer.preparation.normalize)}
 
 
 @dataclass(frozen=True)
@@ -81,22 +94,36 @@ def read_request(content, offer):
     content = dict(content)
     options = {name: content.pop(name) for name in (*OPTIONS, SAMPLING) if name in content}
     stream, model = content.pop("stream", False), content.pop("model", None)
+    template = content.pop("template", None)
     is_batch = "prompts" in content
     prompts = batch_of(content, offer.limits) if is_batch else [content]
     places = [f"prompts[{number}]: " for number in range(len(prompts))] if is_batch else [""]
-    return replace(prompt_request(prompts, places, options, offer), is_batch=is_batch, stream=stream, model=model)
+    templates = offer.templates if template is None else offer.named(template)
+    found = prompt_request(prompts, places, options, offer, templates)
+    return replace(found, is_batch=is_batch, stream=stream, model=model)
 
 
-def prompt_request(prompts, places, options, offer):
-    """The PromptRequest of prompts (a dict of a template's fields, a text, or an Example) with the places that messages
-    name, and options. Raises Refusal."""
+def prompt_request(prompts, places, options, offer, templates):
+    """The PromptRequest of prompts (a dict of the fields of one of some templates, a text, or an Example) with the
+    places that messages name, and options. Raises Refusal."""
     chosen = overridden(offer, options)
     if len(prompts) * chosen.num_return_sequences > max(offer.limits.prompts, len(prompts)):
         told = f"{chosen.num_return_sequences} texts for each of {len(prompts)} prompts"
         raise Refusal(413, f"{told} in one request; at most {offer.limits.prompts} are allowed")
-    examples = [example_of(*pair, offer.limits, offer.templates) for pair in zip(prompts, places, strict=True)]
+    examples = [example_of(*pair, offer.limits, templates) for pair in zip(prompts, places, strict=True)]
     encoded = [encoded_example(*pair, offer, chosen) for pair in zip(examples, places, strict=True)]
+    if chosen.within_source:
+        check_passages(encoded, places, offer, chosen)
     return PromptRequest(encoded, chosen, unknown=[list(row.unknown_source) for row in encoded])
+
+
+def check_passages(encoded, places, offer, config):
+    """Raise Refusal unless there is something to write within each prompt's source."""
+    for row, place in zip(encoded, places, strict=True):
+        try:
+            check_edges(offer.binding.edges([row]), np.array([config.max_new_tokens]))
+        except UserError as error:
+            raise Refusal(422, place + str(error).rpartition(": ")[2], param="within_source") from None
 
 
 def without_null(fields):
@@ -106,17 +133,30 @@ def without_null(fields):
 
 def parse_json(body):
     """What a body of UTF-8 JSON says. Raises Refusal."""
+    too_deep = Refusal(400, "the body is nested too deeply; no request needs more than three levels")
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_constant=refuse_constant)
+        content = json.loads(body.decode("utf-8-sig"), parse_constant=refuse_constant)
     except UnicodeDecodeError as error:
         raise Refusal(400, f"the body is not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise Refusal(400, f"the body is not JSON: {error.msg}, line {error.lineno} column {error.colno}") from None
     except RecursionError:
-        raise Refusal(400, "the body is nested too deeply; no request needs more than three levels") from None
+        raise too_deep from None
     except ValueError:
         # Python refuses to read integers of thousands of digits.
         raise Refusal(400, "the body holds a number that is too long") from None
+    if is_deeper(content, DEEPEST):
+        raise too_deep
+    return content
+
+
+def is_deeper(content, most):
+    """Whether there are more than so many levels of lists and objects in what JSON says: newer Pythons read any."""
+    level = [content]
+    for _ in range(most + 1):
+        level = [one for one in level if isinstance(one, (dict, list))]
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return bool(level)
 
 
 def refuse_constant(name):

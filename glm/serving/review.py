@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse
 from glm.errors import RunError, UserError
 from glm.serving.app import NOT_KEPT, READING, WEB, Named, error_response, page
 
-PAGES = {"/": "review.html", "/page.css": "page.css", "/review.css": "review.css", "/review.js": "review.js"}
+PARTS = ("page.css", "review.css", "shared.js", "review.js")
+PAGES = {"/": "review.html", **{f"/{name}": name for name in PARTS}}
 # Bytes of a decision's body.
 LARGEST = 2**20
 

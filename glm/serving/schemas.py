@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core import PydanticCustomError
 
 from glm.bounds import NUMBERS
+from glm.data.templates import NAMED
 from glm.inference.arguments import DecodingArguments, PromptArguments
 from glm.serving.requests import SAMPLING, expected, prompt_fields, shown, unknown_field, without_null
 
@@ -119,8 +120,9 @@ class Asked(BaseModel):
         return without_null(content) if isinstance(content, dict) else content
 
     def given(self):
-        """{name: value} of what the request says."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+        """{name: value} of what the request says, known fields first."""
+        known = (name for name in type(self).model_fields if name in self.model_fields_set)
+        return {**{name: getattr(self, name) for name in known}, **(self.model_extra or {})}
 
 
 class AskedOfAny(Asked):
@@ -140,14 +142,19 @@ def generate_request(templates, open_to_others=False):
     """The Asked of /generate for prompts of these templates.Template, by name. open_to_others: whether there may be
     further fields, which are looked at later."""
     options = {name: (number(name, kind), None) for name, kind in KINDS.items()}
-    prompt = {name: (anything(type="string", description="A field of the prompt."), None) for name in
-              prompt_fields(templates)}  # fmt: skip
+    fields = dict.fromkeys((*prompt_fields(templates), *prompt_fields(NAMED)))
+    prompt = {name: (anything(type="string", description="A field of the prompt."), None) for name in fields}
     return create_model(
         "GenerateRequest",
         __base__=AskedOfAny if open_to_others else Asked,
         __doc__=f"A prompt, or several as `prompts`, and how to decode: {expected(templates)}.",
         **prompt,
         prompts=(anything(type="array", description="Several prompts: objects, or texts."), None),
+        template=(
+            text("template", "What prompts are made of where fields do not tell: extract or answer."),
+            None,
+        ),
+        within_source=(flag("within_source", "Texts are runs of words of the prompt's passage."), None),
         model=(text("model", "Name of the model, or of an adapter of it; see GET /v1/models."), None),
         stream=(flag("stream", "Server-sent events, as texts come."), False),
         stop=(stops(), None),

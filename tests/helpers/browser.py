@@ -1,7 +1,9 @@
 """A real browser, and a page in it as a person at a keyboard sees it."""
 
 import base64
+import re
 import shutil
+from contextlib import contextmanager
 from itertools import combinations
 
 import pytest
@@ -99,6 +101,55 @@ class BrowserPage:
             apart = one["right"] <= other["left"] or other["right"] <= one["left"]
             assert apart or one["bottom"] <= other["top"] or other["bottom"] <= one["top"], (one, other)
 
+    @contextmanager
+    def in_dark(self):
+        """Context in which the reader's system is set to dark colours."""
+        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": dark})
+        yield
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+    def check_colours(self, dark):
+        """All text stands out from what is behind it, as WCAG 2.1 asks of text (4.5 to 1); on a dark page or not."""
+        texts = self.browser.execute_script(COLOURS)
+        assert len(texts) > 8
+        for name, colour, behind in texts:
+            one, other = sorted(map(luminance, (colour, behind)))
+            assert (other + 0.05) / (one + 0.05) >= 4.5, (name, colour, behind)
+        page = self.browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (luminance(numbers(page)) < 0.1) == dark
+
+
+def numbers(colour):
+    """Red, green, blue of a CSS colour."""
+    return [float(number) for number in re.findall(r"[\d.]+", colour)[:3]]
+
+
+def luminance(colour):
+    """Relative luminance of red, green, blue (0-255), by WCAG 2.1."""
+    parts = [part / 255 for part in colour]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+# Of each text that can be read its element, its colour, and the colour behind it, as red, green, blue.
+COLOURS = """
+const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const behind = (element) => {
+  for (let at = element; at; at = at.parentElement) {
+    const colour = numbers(getComputedStyle(at).backgroundColor);
+    if (colour.length < 4 || colour[3] > 0) return colour.slice(0, 3);
+  }
+  return [255, 255, 255];
+};
+return [...document.querySelectorAll("body *")]
+  .filter((element) => element.checkVisibility() && !element.closest(":disabled, noscript, script"))
+  .filter((element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+  .map((element) => {
+    const colour = numbers(getComputedStyle(element).color).slice(0, 3);
+    return [element.id || element.textContent, colour, behind(element)];
+  });
+"""
 
 # Boxes of the elements that hold text or take it; children of a button belong to it.
 LEAVES = """

@@ -141,7 +141,7 @@ def test_an_adapter_has_its_own_way_of_making_prompts(served, briefly_trained, t
     refused = post(served, "/generate", question="谁")
     assert (refused.status_code, 'unknown field "question"' in refused.json()["error"]["message"]) == (422, True)
     refused = post(served, "/generate", **PROMPTS[0], model="own")
-    assert (refused.status_code, 'unknown field "answer"' in refused.json()["error"]["message"]) == (422, True)
+    assert (refused.status_code, 'unknown field "context"' in refused.json()["error"]["message"]) == (422, True)
     post(served, "/v1/unload_lora_adapter", lora_name="own")
 
 

@@ -239,6 +239,10 @@ def test_the_page_fits_a_desk_and_a_phone_in_both_languages(page):
             page.press("e")
             page.check_layout(f"review-edit-{name}-{language}")
             page.press(Keys.ESCAPE)
+        page.check_colours(dark=False)
+        with page.in_dark():
+            page.check_layout(f"review-dark-{language}")
+            page.check_colours(dark=True)
         page.element("language").click()
         page.wait(lambda now=language: page.browser.execute_script("return document.documentElement.lang") != now)
 

@@ -71,45 +71,14 @@ const TEXTS = {
     other: (status) => `The server reports error ${status}.`,
   },
 };
-const at = (id) => document.getElementById(id);
-
-let language = stored("language", null);
-if (!Object.hasOwn(TEXTS, language)) language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 let file = "", states = []; // of all pairs: reason and decision
 let shown = null; // the pair that is shown, null where there is none
-let made = []; // numbers of the pairs decided on in this tab, the last one last
+let decidedHere = []; // numbers of the pairs decided on in this tab, the last one last
 let error = null;
 let busy = false, turns = 0;
 
-function stored(key, otherwise) {
-  try {
-    return JSON.parse(localStorage.getItem(key)) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
-
-function store(key, value) {
-  try {
-    localStorage.setItem(key, JSON.stringify(value));
-  } catch {
-    // No room, or not allowed: the page works without a memory.
-  }
-}
-
-function say(key, ...values) {
-  const text = TEXTS[language][key] ?? "";
-  return typeof text === "function" ? text(...values) : text;
-}
-
-// What the server answers; throws {status, message}, or what fetch does.
-async function asked(method, path, content) {
-  const request = { method, headers: { "Content-Type": "application/json" } };
-  if (content) request.body = JSON.stringify(content);
-  const response = await fetch(path, request);
-  if (!response.ok) throw (await response.json().catch(() => ({}))).error ?? { status: response.status, message: "" };
-  return response.json();
-}
+// What the server answers as JSON; throws {status, message}, or what fetch does.
+const asked = async (...request) => (await answered(...request)).json();
 
 function setError(failure) {
   error = failure;
@@ -167,7 +136,7 @@ function show() {
   at("answer").textContent = shown.answer;
   at("model-answer").textContent = shown.model_answer ?? "";
   at("reason").textContent = reason ? say("reasons")[reason] ?? reason : say("held");
-  at("undo").disabled = !made.length && !decision;
+  at("undo").disabled = !decidedHere.length && !decision;
   showPassage();
 }
 
@@ -194,11 +163,7 @@ function showFilters() {
 }
 
 function showLanguage() {
-  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-  document.title = `GLM – ${say("title")}`;
-  for (const element of document.querySelectorAll("[data-text]")) element.textContent = say(element.dataset.text);
-  at("language").textContent = say("language");
-  at("language").lang = language === "zh" ? "en" : "zh-CN";
+  writeTexts();
   showFilters();
   show();
   setError(error);
@@ -234,14 +199,14 @@ async function decide(decision, more = {}) {
   if (!shown) return;
   const { number } = shown;
   if (!(await change("PUT", number, { decision, ...more }))) return;
-  made.push(number);
+  decidedHere.push(number);
   await go(number + 1);
 }
 
 async function undo() {
-  const number = made.length ? made[made.length - 1] : shown?.number;
+  const number = decidedHere.length ? decidedHere[decidedHere.length - 1] : shown?.number;
   if (number === undefined || !(await change("DELETE", number))) return;
-  made.pop();
+  decidedHere.pop();
   await go(number);
 }
 
