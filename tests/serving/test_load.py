@@ -48,9 +48,8 @@ def predicted(briefly_trained, directories, tmp_path_factory):
         for way, (_, flags) in WAYS.items():
             more = ["--lora_path", str(directories[adapter])] if adapter else []
             model = ["--model_name_or_path", str(briefly_trained), *more, *LIMITS, *flags]
-            predict_generation.main(
-                [*model, "--data_file", str(root / "data.json"), "--output_file", str(root / "out")]
-            )
+            files = ["--data_file", str(root / "data.json"), "--output_file", str(root / "out")]
+            predict_generation.main([*model, *files])
             lines = (root / "out").read_text(encoding="utf8").splitlines()
             found[adapter, way] = [json.loads(line)["prediction"] for line in lines]
     return found

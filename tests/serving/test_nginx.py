@@ -52,9 +52,8 @@ def test_a_stream_that_is_silent_for_longer_than_nginx_waits_survives(tmp_path):
                 server.steps.release()
 
         threading.Thread(target=decode, daemon=True).start()
-        with httpx.stream(
-            "POST", f"{nginx.url}generate", json={"source": "你好", "stream": True}, timeout=90
-        ) as answer:
+        content = {"source": "你好", "stream": True}
+        with httpx.stream("POST", f"{nginx.url}generate", json=content, timeout=90) as answer:
             text = answer.read().decode()
         assert text.count(": nothing new yet") >= 3
         assert events_of(text)[-1][0] == "done"
