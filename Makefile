@@ -29,7 +29,7 @@ KEY := $(shell { "$(INTERPRETER)" $(WHICH); cat $(REQUIREMENTS) $(ALONE) require
 STAMP = $(VENV)/.installed-$(KEY)
 
 JOBS ?= 2
-BENCHMARKS = train decode large large_train load bfloat16 parallel merge serve precision jobs windows stacks file pairs
+BENCHMARKS = train decode large large_train load bfloat16 parallel merge serve batches precision jobs windows stacks file pairs
 
 .DEFAULT_GOAL := help
 # Where the environment lost its interpreter, its stamp says nothing.

@@ -72,6 +72,7 @@ class ServerArguments:
         None,
         "NAME=DIR, several, or the flag again: adapters of the model, which requests name as their model. All are "
         "decoded together, by --engine onnx; with a key, others come and go by POST /v1/load_lora_adapter.",
+        goes_on=True,
     )
     dtype: str = choice("auto", DTYPE_HELP, choices=DTYPES)
     engine: str = choice("auto", ENGINE_HELP, choices=ENGINES)

@@ -2,8 +2,10 @@
 environment that is made for it.
 
     python benchmarks/bench_fresh.py --write
+    python benchmarks/bench_fresh.py --write --pythons 3.13
 
-Needs network, for `make setup` installs; 12 minutes a Python. Exits with 1 if a command failed, after all of them.
+Needs network, for `make setup` installs; 12 minutes a Python. Of Pythons that are not asked for, the lines stay as they
+are. Exits with 1 if a command failed, after all of them.
 """
 
 import sys
@@ -18,7 +20,7 @@ import subprocess
 import tempfile
 import time
 
-from measuring import Figure, machine, parser, report
+from measuring import DOCUMENT, Figure, machine, parser, report
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -28,17 +30,23 @@ OURS = ("OMP_", "FLAGS_", "GLM_", "VIRTUAL_")
 REPORT = """
 Seconds of each command:
 
-| Python | stack | `make setup` | `make demo` | `make test` | result of the tests |
-|---|---|---|---|---|---|
+| Python | stack | `make setup` | `make demo` | `make test` | result of the tests | commit |
+|---|---|---|---|---|---|---|
 {ROWS}
 """
 
 
-def tables(pythons):
-    """REPORT with a row for each Python."""
-    columns = ("stack", *COMMANDS, "result")
-    rows = [" | ".join([python, *(f"{{{name}_{key(python)}}}" for name in columns)]) for python in pythons]
-    return REPORT.replace("{ROWS}", "\n".join(f"| {row} |" for row in rows))
+def tables(pythons, before=""):
+    """REPORT with a row for each of PYTHONS, of those not measured the one of the document before."""
+    rows = {python: row for row, python in re.findall(r"^(\| (3\.\d+) \|.*)$", before, re.M)}
+    columns = ("stack", *COMMANDS, "result", "commit")
+    rows |= {python: row_of([python, *(f"{{{name}_{key(python)}}}" for name in columns)]) for python in pythons}
+    return REPORT.replace("{ROWS}", "\n".join(rows[python] for python in PYTHONS if python in rows))
+
+
+def row_of(cells):
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def key(python):
@@ -87,15 +95,17 @@ def main():
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    results, sound = {"commit": commit.stdout.strip()}, True
+    results, sound = {}, True
     for python in arguments.pythons:
         with tempfile.TemporaryDirectory() as directory:
             clone = Path(directory) / "clone"
             subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
             found, good = measured(python, clone)
+        found["commit"] = commit.stdout.strip()
         results |= {f"{name}_{key(python)}": value for name, value in found.items()}
         sound = sound and good
-    report(results, arguments, __file__, tables(arguments.pythons))
+    _, _, before = DOCUMENT.read_text(encoding="utf8").partition("<!-- figures: bench_fresh.py -->")
+    report(results, arguments, __file__, tables(arguments.pythons, before.partition("<!-- end")[0]))
     return 0 if sound else 1
 
 

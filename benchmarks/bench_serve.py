@@ -36,7 +36,7 @@ LEAST, MOST, LONG = 8, 128, 160
 SHORT = 16
 ADAPTERS = 16
 REPORT = """
-| {CLIENTS} clients in closed loops, 8 to 128 tokens each | continuous | closed |
+| Clients in closed loops, 8 to 128 tokens a request | continuous | closed |
 |---|---|---|
 | tokens a second | {continuous_tokens_per_second} | {closed_tokens_per_second} |
 | seconds of requests of at most 16 tokens, median | {continuous_short_p50} | {closed_short_p50} |
@@ -247,7 +247,7 @@ def main():
         results = batchings(directory, wanted, arguments.repeats)
         results |= besides(directory, arguments.repeats)
         results |= of_adapters(directory, wanted, arguments.repeats)
-    return report(results, arguments, __file__, REPORT.replace("{CLIENTS}", str(arguments.clients)))
+    return report(results, arguments, __file__, REPORT)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class UsageError(UserError):
 
 def choice(default, help, **metadata):
     """A dataclass field with a default and the text that --help shows. metadata: choices; alias, another name of the
-    flag."""
+    flag; goes_on, of a list that the flag may be given for again and again."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -210,7 +210,7 @@ def add_flag(group, spec, hint, hidden=False):
         "metavar": "|".join(kind.choices) if kind.choices else kind.type.__name__.upper(),
     }
     if kind.is_list:
-        options["nargs"] = "+"
+        options |= {"nargs": "+", "goes_on": spec.metadata.get("goes_on", False)}
     elif kind.type is bool:
         options.update(nargs="?", const="True")
     names = [spec.name, *filter(None, [spec.metadata.get("alias")])]
@@ -218,17 +218,17 @@ def add_flag(group, spec, hint, hidden=False):
 
 
 class ConvertedStore(argparse.Action):
-    """Store a flag's value converted. With argparse's type= the messages of convert() would be lost."""
+    """Store a flag's value converted. With argparse's type= the messages of convert() would be lost. goes_on: whether a
+    list goes on where the flag stands there again, instead of taking the place of the one before."""
 
-    def __init__(self, *args, kind, **kwargs):
+    def __init__(self, *args, kind, goes_on=False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.kind = kind
+        self.kind, self.goes_on = kind, goes_on
 
     def __call__(self, parser, namespace, value, option_string=None):
         texts = value if self.kind.is_list else [value]
         values = [convert(f"--{self.dest}", text, self.kind) for text in texts]
-        # What stands there again goes on with the list.
-        before = getattr(namespace, self.dest, [])
+        before = getattr(namespace, self.dest, []) if self.goes_on else []
         setattr(namespace, self.dest, [*before, *values] if self.kind.is_list else values[0])
 
 

@@ -230,3 +230,16 @@ def test_factors_even_channels_out_and_change_no_product():
 def test_processors_that_sum_in_32_bits(machine, cpuinfo, sums):
     assert processor.sums_in_32_bits(machine, cpuinfo) == sums
     assert onnx_decoder.sums_in_32_bits is processor.sums_in_32_bits
+
+
+def test_embeddings_are_read_row_by_row_and_are_those_of_the_model_within_half_a_step(exported):
+    model = models.make_model()
+    runner, matrix = exported(model, True), model.glm.word_embeddings.weight.numpy()
+    ids = np.array([[3, 159, 3], [0, 77, 1]])
+    rows = runner.model.embeddings(ids)
+    assert rows.dtype == np.float32
+    steps = np.abs(matrix).max(axis=1, keepdims=True) / 127
+    expected = np.rint(matrix / steps) * steps
+    np.testing.assert_allclose(rows, expected[ids], rtol=1e-5, atol=1e-7)
+    assert (np.abs(rows - matrix[ids]) <= 0.501 * steps[ids]).all()
+    np.testing.assert_array_equal(rows[0, 0], rows[0, 2])

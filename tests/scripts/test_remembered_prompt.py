@@ -15,7 +15,7 @@ from glm.data.preparation import Preparation
 from glm.data.tokenization import Tokenizer
 from glm.files import manifest
 from glm.inference.arguments import DecodingArguments
-from glm.serving.requests import Limits, read_request
+from glm.serving.requests import read_request
 from glm.weights import model_directory, peft_export, resharding
 from tests.helpers.runs import DEV, read_lines
 
@@ -114,8 +114,7 @@ def test_a_program_remembers_it_whatever_stands_beside_it(runs, data_file, tmp_p
 def test_a_server_takes_the_placeholders(runs):
     flags = ["--model_name_or_path", "glm-tiny-chinese", "--lora_path", str(runs / "adapter")]
     service = serve_generation.build(*parse((serve_generation.ServerArguments, DecodingArguments), flags))
-    body = json.dumps({"context": RECORDS[0]["text"], "a": RECORDS[0]["a"]}).encode()
-    asked = read_request(body, service.config, Limits(1, 1000, 100), service.tokenizer)
+    asked = read_request({"context": RECORDS[0]["text"], "a": RECORDS[0]["a"]}, service.catalogue.base.offer)
     assert [row.example.source for row in asked.encoded] == SOURCES[:1]
 
 

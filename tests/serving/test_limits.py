@@ -291,7 +291,7 @@ class Engine:
     def run(self, *arguments):
         raise {error}
 
-engines.opened = lambda *arguments: Engine()
+engines.opened = lambda *arguments, **more: Engine()
 serve_generation.main(["--model_name_or_path", "glm-tiny-chinese", "--port", "0", "--tgt_length", "4"])
 """
     process = subprocess.Popen(
