@@ -27,6 +27,8 @@ FOLDER = "engines"
 GRAPH = "glm.onnx"
 # Graphs are as large as their models: of the ones used last, so many are kept.
 KEPT = 3
+# Searches that an engine keeps with their memory: generate_pairs.py takes turns with three.
+SEARCHES = 3
 
 
 def choice_of(asked, dtype, degree=1):
@@ -64,9 +66,10 @@ class OnnxEngine:
         """As decoder.run(), with any configuration; on_token: see numpy_search.Search."""
         check_positions(self.positions, prompts["input_ids"].shape[1], config.max_new_tokens)
         key = str(config.structure)
-        if key not in self.searches:
-            self.searches[key] = self.open_search(config)
-        search = self.searches[key]
+        # In the order in which they were last used.
+        self.searches[key] = search = self.searches.pop(key, None) or self.open_search(config)
+        while len(self.searches) > SEARCHES:
+            del self.searches[next(iter(self.searches))]
         search.on_token = on_token
         return answered(lambda feeds: numpy_search.finished(search, feeds), prompts, config, row_ids)
 

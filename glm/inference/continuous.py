@@ -79,12 +79,20 @@ class Continuous:
                     self.finish(found, tell)
             except Exception as error:
                 self.fail(key, error, tell)
+        self.forget()
+
+    def forget(self):
+        """Let go of searches without prompts, whose memory for keys and values is large, but for the one used last."""
+        over = [key for key, search in self.searches.items() if search.is_over]
+        for key in over[: len(over) - (len(over) == len(self.searches))]:
+            del self.searches[key]
 
     def advanced(self, key, newcomers, tell):
         """Yield what is Found in a structure's search in a round; newcomers: numbers of jobs."""
         if key not in self.searches:
             self.searches[key] = self.open_search(searched(self.jobs[newcomers[0]][1].config))
-        search = self.searches[key]
+        # In the order in which they were last used.
+        self.searches[key] = search = self.searches.pop(key)
         # Beams tell no pieces, for none of them is sure before the end.
         search.on_token = None if search.config.num_beams > 1 else lambda *news: self.tell_pieces(*news, tell)
         gone = {number for number in search.keys if self.jobs[number][1].settled}

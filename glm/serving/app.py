@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from glm.errors import RunError
 from glm.serving import openai_requests, schemas
 from glm.serving.connections import protocol
-from glm.serving.exchanges import CLIENT_GONE, READING_GRACE, REQUEST_ID, Exchange
+from glm.serving.exchanges import CLIENT_GONE, READING_GRACE, REQUEST_ID, BoundedRequest, Exchange
 from glm.serving.forms import GenerateForm, error_content
 from glm.serving.openai_forms import ChatForm, CompletionForm
 from glm.serving.requests import Refusal, prompt_fields, read_request
@@ -136,6 +136,27 @@ def route_class(service, shapes):
     return TextRoute
 
 
+def bounded_class(service):
+    """The kind of routes whose requests have a body within the server's limits."""
+
+    class BoundedRoute(APIRoute):
+        """A route of bounded bodies."""
+
+        def get_route_handler(self):
+            """What answers a request."""
+            handle = super().get_route_handler()
+
+            async def answered(request):
+                try:
+                    return await handle(BoundedRequest(request.scope, request.receive, service))
+                except HTTPException as error:
+                    raise error.__cause__ or error from None
+
+            return answered
+
+    return BoundedRoute
+
+
 def refused(exchange, error, shape):
     """The response for what an Exchange has raised, which it ends; raises what is no refusal."""
     # FastAPI has an error of its own for what goes wrong where a body is read.
@@ -169,6 +190,8 @@ def add_models(app, service):
         """One of them."""
         return JSONResponse(catalogue.described(catalogue.of(name)), 200, NOT_KEPT)
 
+    app.router.route_class = bounded_class(service)
+
     async def changed(change, *arguments):
         if service.keys is None:
             raise Refusal(
@@ -186,6 +209,8 @@ def add_models(app, service):
     async def unload(asked: schemas.AdapterRequest):
         """Remove a LoRA adapter. What is being decoded with it goes on."""
         return await changed(catalogue.unload, asked.lora_name)
+
+    app.router.route_class = APIRoute
 
 
 def add_readings(app, service):

@@ -162,6 +162,8 @@ def test_what_is_no_adapter_of_the_base_is_refused(served, briefly_trained, tmp_
     for name, status in (("base", 400), ("nobody", 404)):
         assert post(served, "/v1/unload_lora_adapter", lora_name=name).status_code == status
     assert post(served, "/v1/load_lora_adapter", lora_name="", lora_path="x").status_code == 400
+    large = post(served, "/v1/load_lora_adapter", lora_name="x" * 2**21, lora_path="x")
+    assert (large.status_code, "larger than 1048576 bytes" in large.text) == (400, True)
     assert post(served, "/v1/load_lora_adapter", lora_path="x").json()["error"]["message"] == "lora_name is missing"
 
 
