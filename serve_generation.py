@@ -278,6 +278,9 @@ def build(arguments, decoding):
     from glm.serving.origins import Origins
     from glm.serving.requests import Limits, Offer, Refusal
 
+    for origin in arguments.allowed_origins or ():
+        if origin != "*" and "://" not in origin:
+            raise UserError(f"--allowed_origins {origin}: an origin has a scheme, as in https://{origin}")
     keys = keys_of(arguments.api_key_file)
     served = program_of(arguments) if arguments.model_path else model_of(arguments, decoding)
     limits = Limits(

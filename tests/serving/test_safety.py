@@ -77,6 +77,13 @@ def test_pages_of_other_origins_may_ask_where_the_operator_says_so():
         assert "access-control-allow-origin" not in asked(server, "OPTIONS", **ahead).headers
 
 
+def test_an_origin_without_a_scheme_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        serve_generation.main([*MODEL, "--port", "0", "--allowed_origins", "app.example"])
+    assert ended.value.code == 2
+    assert "--allowed_origins app.example: an origin has a scheme" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("host", "flags", "warned"),
     [("0.0.0.0", [], True), ("127.0.0.1", [], False), ("0.0.0.0", ["--api_key_file"], False)],
