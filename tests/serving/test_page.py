@@ -150,12 +150,14 @@ def test_mistakes_and_refusals_are_told_in_the_pages_language(page):
     assert (page.focus, page.element("answer").get_attribute("aria-invalid")) == ("answer", "true")
     page.fill("天" * 600, "蓝色")
     page.ask()
-    assert page.text("error").startswith("内容太长，请缩短。")
-    assert "at most 500" in page.text("error")
+    assert page.text("error") == "内容太长，请缩短：有 602 个字符，最多 500 个。"
     page.check_layout("phone-error")
     page.tab_to("language")
     page.press(Keys.ENTER)
-    assert page.text("error").startswith("This is too long")
+    assert page.text("error") == "This is too long; please shorten it: 602 characters, at most 500 are allowed."
+    page.fill("天空是蓝色的。", "蓝" * 140)
+    page.ask()
+    assert page.text("error") == "The answer is too long for the model; please shorten it."
     assert page.element("question").get_attribute("aria-busy") == IDLE
 
 

@@ -42,6 +42,9 @@ const TEXTS = {
     503: "服务器还没有准备好，或正在停止。请稍后再试。",
     504: "等待太久，服务器放弃了这个请求。请再试一次。",
     other: (status) => `服务器报告了错误 ${status}。`,
+    tooLong: (count, most) => `内容太长，请缩短：有 ${count} 个字符，最多 ${most} 个。`,
+    noRoom: "答案太长，模型放不下，请缩短答案。",
+    noWords: "这段文章里没有模型认识的词，找不出答案。",
     talk: "对话",
     newTalk: "新对话",
     noTalk: "还没有对话。说点什么吧。",
@@ -102,6 +105,9 @@ const TEXTS = {
     503: "The server is not ready yet, or it is stopping; please try again later.",
     504: "This took too long, and the server gave it up; please try again.",
     other: (status) => `The server reports error ${status}.`,
+    tooLong: (count, most) => `This is too long; please shorten it: ${count} characters, at most ${most} are allowed.`,
+    noRoom: "The answer is too long for the model; please shorten it.",
+    noWords: "The model knows no word of this passage, so that it finds no answers.",
     talk: "Chat",
     newTalk: "New chat",
     noTalk: "Nothing yet. Say something.",
@@ -158,12 +164,23 @@ function tellError(place, [key, values, detail]) {
   place.textContent = key ? [say(key, ...values), detail].filter(Boolean).join("\n") : "";
 }
 
+// What the server says of programs' requests, and what that means to whoever reads the page.
+const MEANINGS = [
+  [/has (\d+) characters; at most (\d+)/, "tooLong"],
+  [/even without its context/, "noRoom"],
+  [/has no words that the vocabulary can spell|can spell no text/, "noWords"],
+];
+
 // What to tell of a failed request, as setError() takes it.
 function failureOf(failure) {
   if (!failure.status) return [failure.broken ? "broken" : "unreachable", [], ""];
+  for (const [pattern, key] of MEANINGS) {
+    const found = pattern.exec(failure.message);
+    if (found) return [key, found.slice(1), ""];
+  }
   // OpenAI's interface has one status for all mistakes.
   const known = failure.status === 400 ? 422 : failure.status;
-  if (Object.hasOwn(TEXTS[language], known)) return [String(known), [], failure.message];
+  if (Object.hasOwn(TEXTS[language], known)) return [String(known), [], known === 422 ? failure.message : ""];
   return ["other", [failure.status], failure.message];
 }
 
