@@ -164,6 +164,9 @@ def checked(asked):
     for name, allowed in ONLY.items():
         if name in fields and fields[name] not in allowed:
             raise Refusal(422, f"{name} is {shown(fields[name])}, which this server does not know", param=name)
+    if not isinstance(fields.get("stream_options", {}), dict):
+        raise Refusal(422, f"stream_options is {shown(fields['stream_options'])}; it must be an object",
+                      param="stream_options")  # fmt: skip
     return fields
 
 
@@ -195,7 +198,7 @@ def request_of(fields, prompts, offer):
         fields.get("model"),
         repeats=repeats,
         logprobs=logprobs,
-        usage=bool((fields.get("stream_options") or {}).get("include_usage")),
+        usage=bool(fields.get("stream_options", {}).get("include_usage")),
     )
 
 

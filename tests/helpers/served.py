@@ -33,7 +33,7 @@ class Served:
 
     def ask(self, **content):
         """The response to a request."""
-        return httpx.post(f"{self.url}/generate", json=content, timeout=60)
+        return httpx.post(f"{self.url}/generate", json=content, timeout=300)
 
     def metrics(self):
         """{name with labels: value} of the server's metrics."""

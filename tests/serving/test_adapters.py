@@ -65,7 +65,7 @@ def served(briefly_trained, directories, tmp_path_factory):
 
 
 def post(served, path, **content):
-    return httpx.post(f"{served.url}{path}", json=content, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+    return httpx.post(f"{served.url}{path}", json=content, headers={"Authorization": f"Bearer {KEY}"}, timeout=300)
 
 
 def predictions(model, path, *flags):

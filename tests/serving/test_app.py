@@ -236,10 +236,13 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-names = st.sampled_from(["context", "answer", "source", "prompts", "stream", "tgt_length", "min_tgt_length", "seed"])
+names = st.sampled_from(
+    ["context", "answer", "source", "prompts", "stream", "tgt_length", "min_tgt_length", "seed", "num_beams", "stop"]
+    + ["num_return_sequences", "select_topk", "template", "within_source", "model", "temperature", "question"]
+)
 
 
-@settings(max_examples=60)
+@settings(max_examples=120)
 @given(st.binary(max_size=60) | st.dictionaries(names, json_values, max_size=4).map(lambda x: json.dumps(x).encode()))
 def test_no_body_breaks_the_server(served, body):
     response = httpx.post(f"{served.url}/generate", content=body, headers=JSON_TYPE)

@@ -86,7 +86,7 @@ class Client:
         if self.manner == "openai":
             names = {"tgt_length": "max_tokens"}
             content = {names.get(name, name): value for name, value in content.items()}
-            answer = httpx.post(f"{self.server.url}/v1/completions", json=content, timeout=60)
+            answer = httpx.post(f"{self.server.url}/v1/completions", json=content, timeout=300)
             return answer.json()["choices"][0]["text"]
         answer = self.server.ask(**content)
         assert answer.status_code == 200, answer.text

@@ -7,7 +7,10 @@ import sys
 import httpx
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from glm.serving.openai_requests import ChatCompletion, TextCompletion
 from tests.helpers import ROOT
 from tests.helpers.served import Served
 
@@ -219,6 +222,32 @@ def test_what_is_refused_is_an_error_of_its_kind(client, fields, param, message)
     error = refused.value
     assert (error.type, error.param) == ("invalid_request_error", param)
     assert message in error.message
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+turns = st.fixed_dictionaries({}, optional={"role": st.sampled_from(["user", "system", "x"]), "content": json_values})
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_no_request_breaks_the_interface(served, data):
+    kind = data.draw(st.sampled_from([ChatCompletion, TextCompletion]))
+    names = st.sampled_from([*kind.model_fields, "other"])
+    content = data.draw(st.dictionaries(names, json_values, max_size=4))
+    if kind is ChatCompletion and data.draw(st.booleans()):
+        content["messages"] = data.draw(st.lists(turns | json_values, max_size=3))
+    path = "chat/completions" if kind is ChatCompletion else "completions"
+    answer = httpx.post(f"{served.url}/v1/{path}", json=content, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+    assert answer.status_code in (200, 400, 404), answer.text
+    if answer.status_code != 200:
+        error = answer.json()["error"]
+        assert error["message"]
+        assert "\n" not in error["message"]
+        assert error["type"] == "invalid_request_error"
 
 
 def test_what_changes_nothing_is_taken(client):
