@@ -37,6 +37,11 @@ STRUCTURE = (
 PROMPT = ("input_ids", "source_mask", "mask_index", "edges")
 # What a text's own pieces lose when they would come again, and the values that take nothing away.
 PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+# What a search is fed besides of its GenerationConfig, by dtype.
+LIMITS = {
+    "int64": ("max_new_tokens", "min_new_tokens", "top_k"),
+    "float32": ("length_penalty", "temperature", "top_p", *PENALTIES),
+}
 
 
 @dataclass(frozen=True)
@@ -182,10 +187,9 @@ def feeds(prompts, config, row_ids=None):
     Raises UserError where no text of a prompt's edges is as short as max_new_tokens.
     """
     arrays = dict(prompts)
-    for name in ("max_new_tokens", "min_new_tokens", "top_k"):
-        arrays.setdefault(name, np.array([getattr(config, name)], dtype="int64"))
-    for name in ("length_penalty", "temperature", "top_p", *PENALTIES):
-        arrays[name] = np.array([getattr(config, name)], dtype="float32")
+    for dtype, names in LIMITS.items():
+        for name in names:
+            arrays.setdefault(name, np.array([getattr(config, name)], dtype))
     if config.do_sample:
         batch = len(prompts["input_ids"])
         arrays["noise"] = uniform_noise(config, range(batch) if row_ids is None else row_ids)
@@ -202,10 +206,8 @@ def feeds_of_each(prompts, configs, row_ids, searched):
     be drawn for, which then have temperature 0, or not have penalties, which are then neutral.
     """
     arrays = {**prompts}
-    for name in ("max_new_tokens", "min_new_tokens", "top_k"):
-        arrays[name] = np.array([getattr(config, name) for config in configs], "int64")
-    for name in ("length_penalty", "temperature", "top_p", *PENALTIES):
-        arrays[name] = np.array([getattr(config, name) for config in configs], "float32")
+    for dtype, names in LIMITS.items():
+        arrays |= {name: np.array([getattr(config, name) for config in configs], dtype) for name in names}
     if searched.do_sample:
         arrays["temperature"][[not config.do_sample for config in configs]] = 0
         shape = [len(configs), draws(searched), int(arrays["max_new_tokens"].max())]
@@ -215,7 +217,7 @@ def feeds_of_each(prompts, configs, row_ids, searched):
                 noise[:, : config.max_new_tokens] = uniform_noise(config, [row])[0]
     if searched.within_source:
         check_edges(prompts["edges"], arrays["max_new_tokens"])
-    more = [name for name in ("adapters",) if name in prompts]
+    more = ["adapters"] if "adapters" in prompts else []
     return {name: arrays[name] for name in (*input_names(searched), *more)}
 
 

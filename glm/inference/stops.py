@@ -19,37 +19,6 @@ def place_of(text, stops):
     return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
 
 
-class Stops:
-    """Watches a text that comes piece by piece: whether it has come to one of some stops."""
-
-    def __init__(self, tokenizer, stops):
-        self.stream, self.stops, self.end = TextStream(tokenizer), stops, ""
-        self.longest = max(map(len, stops))
-
-    def __call__(self, piece):
-        """Take the id of a piece: whether a stop is there."""
-        text = self.end + self.stream.add([piece])
-        # A stop may be spelled by several pieces.
-        self.end = text[len(text) - self.longest + 1 :] if len(text) >= self.longest else text
-        return place_of(text, self.stops) is not None
-
-
-class StopsOfBatch:
-    """The same of the texts of a batch; an on_token of numpy_search.Search."""
-
-    def __init__(self, tokenizer, stops):
-        self.tokenizer, self.stops, self.of_texts = tokenizer, stops, {}
-
-    def __call__(self, numbers, pieces):
-        """Take the newest pieces of texts, int64 [texts] as their numbers: bool [texts], where a stop is there."""
-        found = []
-        for number, piece in zip(numbers.tolist(), pieces.tolist(), strict=True):
-            if number not in self.of_texts:
-                self.of_texts[number] = Stops(self.tokenizer, self.stops)
-            found.append(self.of_texts[number](piece))
-        return np.array(found, bool)
-
-
 class StoppedStream:
     """A tokenization.TextStream that ends before the first stop, and keeps back what may become one."""
 
@@ -73,6 +42,31 @@ class StoppedStream:
             place = len(text) - (0 if final else beginning_at_end(text, self.stops))
         self.kept = "" if self.over else text[place:]
         return text[:place]
+
+
+class Stops(StoppedStream):
+    """The same, of which only the end is wanted."""
+
+    def __call__(self, piece):
+        """Take the id of a piece: whether a stop is there."""
+        self.add([piece])
+        return self.over
+
+
+class StopsOfBatch:
+    """The same of the texts of a batch; an on_token of numpy_search.Search."""
+
+    def __init__(self, tokenizer, stops):
+        self.tokenizer, self.stops, self.of_texts = tokenizer, stops, {}
+
+    def __call__(self, numbers, pieces):
+        """Take the newest pieces of texts, int64 [texts] as their numbers: bool [texts], where a stop is there."""
+        found = []
+        for number, piece in zip(numbers.tolist(), pieces.tolist(), strict=True):
+            if number not in self.of_texts:
+                self.of_texts[number] = Stops(self.tokenizer, self.stops)
+            found.append(self.of_texts[number](piece))
+        return np.array(found, bool)
 
 
 def beginning_at_end(text, stops):

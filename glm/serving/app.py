@@ -169,10 +169,16 @@ def refused(exchange, error, shape):
     if not isinstance(error, Refusal):
         exchange.end(500)
         raise error
-    openai = exchange.request.url.path.startswith(OPENAI)
-    status = 400 if openai and error.status in MISTAKES else error.status
-    exchange.end(status)
-    return error_response(status, error.message, error.retry_after, error.param, error.code, exchange.id)
+    response = refusal_response(error, exchange.request, exchange.id)
+    exchange.end(response.status_code)
+    return response
+
+
+def refusal_response(refusal, request, request_id=None):
+    """The response to a request for a Refusal. OpenAI's clients know one status for all mistakes in what they send."""
+    openai = request.url.path.startswith(OPENAI)
+    status = 400 if openai and refusal.status in MISTAKES else refusal.status
+    return error_response(status, refusal.message, refusal.retry_after, refusal.param, refusal.code, request_id)
 
 
 def add_models(app, service):
@@ -250,13 +256,12 @@ def add_errors(app):
 
     @app.exception_handler(Refusal)
     async def refusal(request, error):
-        status = 400 if error.status in MISTAKES else error.status
-        return error_response(status, error.message, error.retry_after, error.param, error.code)
+        return refusal_response(error, request)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request, error):
         message, param = schemas.message_of(error.errors(), schemas.AdapterRequest)
-        return error_response(400, message, param=param)
+        return refusal_response(Refusal(422, message, param=param), request)
 
     @app.exception_handler(Exception)
     async def broken(request, error):

@@ -21,8 +21,7 @@ class Closed:
         prompts: as binding.prompts_of() gives them, and of each its max_new_tokens, int64 [batch]. on_token: see
         search.Rules; with beams it is not called.
     special: SpecialIds. budget: most tokens that a batch may take, rows * (its longest source + new tokens); a single
-    prompt may take more. binding: binding.Binding of texts within their
-    sources.
+    prompt may take more. binding: binding.Binding of texts within their sources.
     """
 
     def __init__(self, decode, special, budget, binding=None):
@@ -101,9 +100,10 @@ def take_batch(waiting, budget):
         if job.settled:
             continue
         widest, most = max(longest, job.tokens[0]), max(new, job.tokens[1])
-        if not batch or (kind_of(job.config) == kind and (len(batch) + 1) * (widest + most) <= budget):
+        own = kind_of(job.config)
+        if not batch or (own == kind and (len(batch) + 1) * (widest + most) <= budget):
             batch.append(job)
-            kind, longest, new = kind_of(batch[0].config), widest, most
+            kind, longest, new = own, widest, most
         else:
             rest.append(job)
     waiting.extend(rest)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from glm.inference.stops import Stops
 from glm.serving.connections import Connections
 from glm.serving.engine import Job, NotAccepting
-from glm.serving.forms import Streams, answers_of, error_content
+from glm.serving.forms import Streams, by_prompts, error_content, finished
 from glm.serving.inbox import NOTHING, Inbox
 from glm.serving.monitoring import Monitor
 from glm.serving.origins import Origins
@@ -163,7 +163,9 @@ class Exchange:
             return EventStream(self, asked, form)
         results = {number: texts async for news in self.events() for number, texts in news.done.items()}
         async with self.service.turn():
-            content = form.whole(answers_of(asked, results, self.service.tokenizer))
+            answers = by_prompts(asked, results)
+            answers = [[finished(text, self.service.tokenizer, asked.config) for text in texts] for texts in answers]
+            content = form.whole(answers)
         self.end(200)
         return JSONResponse(content, headers={REQUEST_ID: self.id})
 
@@ -176,9 +178,7 @@ class Exchange:
         for row, encoded in enumerate(asked.encoded):
             for copy in range(asked.copies):
                 number = row * asked.copies + copy
-                job = job_of(encoded, number, asked, notifier(number), self.service.tokenizer)
-                job.adapter = adapter
-                self.jobs.append(job)
+                self.jobs.append(job_of(encoded, number, asked, adapter, notifier(number), self.service.tokenizer))
         try:
             self.service.engine.submit(self.jobs)
         except NotAccepting as error:
@@ -217,7 +217,7 @@ class Exchange:
                     yield content or COMMENT
                     sent = time.monotonic()
             async with self.service.turn():
-                content = form.end(answers_of(asked, results, self.service.tokenizer))
+                content = form.end(by_prompts(asked, results))
             self.end(200)
             yield content
         except Refusal as refusal:
@@ -235,11 +235,11 @@ class Exchange:
         self.service.monitor.request_ended(status, time.monotonic() - self.started)
 
 
-def job_of(encoded, number, asked, notify, tokenizer):
+def job_of(encoded, number, asked, adapter, notify, tokenizer):
     """The engine.Job of a PromptRequest's prompt, which has this number among what is decoded for it."""
     beams = asked.config.num_beams > 1
     stops = Stops(tokenizer, asked.config.stop) if asked.config.stop and not beams else None
-    return Job(encoded, asked.job_config, number, notify, wants_pieces=asked.stream, ends_with=stops)
+    return Job(encoded, asked.job_config, number, notify, asked.stream, adapter, stops)
 
 
 async def read_body(request, max_bytes):

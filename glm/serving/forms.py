@@ -40,11 +40,11 @@ def finished(text, tokenizer, config):
     return Finished(shown, len(text.ids), reason, text.ids, text.each)
 
 
-def answers_of(asked, results, tokenizer):
-    """Of each prompt of a PromptRequest the Finished texts, from {number of its job: continuous.Texts}."""
+def by_prompts(asked, results):
+    """Of each prompt of a PromptRequest its texts, from {number of its job: texts}."""
     copies = asked.copies
     jobs = [[results[row * copies + copy] for copy in range(copies)] for row in range(len(asked.encoded))]
-    return [[finished(text, tokenizer, asked.config) for texts in of_row for text in texts] for of_row in jobs]
+    return [[text for texts in of_row for text in texts] for of_row in jobs]
 
 
 class Streams:
@@ -59,20 +59,20 @@ class Streams:
         return StoppedStream(self.tokenizer, self.asked.config.stop)
 
     def add(self, news, results):
-        """Yield (choice, what to show of it, its Finished at its end or None) of inbox.News. Texts that are done go
-        into results, by the number of their job."""
+        """Yield (choice, what to show of it, its Finished at its end or None) of inbox.News. What is Finished goes into
+        results, by the number of its job."""
         for number in news.pieces.keys() | news.done.keys():
             first = number * (1 if self.asked.copies > 1 else self.asked.config.num_return_sequences)
             texts = news.done.get(number)
             if texts is None:
                 yield first, self.of_jobs[number].add(news.pieces[number]), None
                 continue
-            results[number] = texts
+            results[number] = [finished(text, self.tokenizer, self.asked.config) for text in texts]
             for place, text in enumerate(texts):
                 # Only one text of a job comes in pieces; of its last there may be no other word.
                 stream = self.stream() if place else self.of_jobs[number]
                 shown = stream.add(text.ids[stream.count :], final=True)
-                yield first + place, shown, finished(text, self.tokenizer, self.asked.config)
+                yield first + place, shown, results[number][place]
 
 
 class GenerateForm:

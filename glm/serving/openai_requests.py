@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import create_model
 
 from glm.bounds import Bounds
-from glm.serving.requests import PromptRequest, Refusal, example_by, prompt_request, shown
+from glm.serving.requests import PromptRequest, Refusal, check_count, example_by, prompt_request, shown
 from glm.serving.schemas import Asked, anything, flag, number, stops, text
 
 # Fields that say nothing about the answer.
@@ -152,9 +152,7 @@ def read_completion(asked, offer):
     prompts = [pair] if pair else [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list) or not prompts or not (pair or all(isinstance(one, str) for one in prompts)):
         raise Refusal(422, f"prompt is {shown(prompt)}; it must be a text or a list of texts", param="prompt")
-    if len(prompts) > offer.limits.prompts:
-        told = f"{len(prompts)} prompts in one request; at most {offer.limits.prompts} are allowed"
-        raise Refusal(413, told, param="prompt")
+    check_count(prompts, offer.limits, param="prompt")
     return request_of(fields, prompts, offer)
 
 
@@ -195,7 +193,6 @@ def request_of(fields, prompts, offer):
         len(prompts) > 1,
         bool(fields.get("stream")),
         found.unknown,
-        fields.get("model"),
         repeats=repeats,
         logprobs=logprobs,
         usage=bool(fields.get("stream_options", {}).get("include_usage")),

@@ -68,14 +68,13 @@ class Offer:
 @dataclass(frozen=True)
 class PromptRequest:
     """A checked request: its prompts as examples.Encoded, its GenerationConfig, whether a batch, and streamed; of each
-    prompt the characters that the vocabulary does not know; the model that it names, or None."""
+    prompt the characters that the vocabulary does not know."""
 
     encoded: list
     config: object
     is_batch: bool = False
     stream: bool = False
     unknown: list = field(default_factory=list)
-    model: str | None = None
 
     @property
     def copies(self):
@@ -93,14 +92,15 @@ def read_request(content, offer):
     """The PromptRequest of a request to /generate, a dict whose options were checked one by one. Raises Refusal."""
     content = dict(content)
     options = {name: content.pop(name) for name in (*OPTIONS, SAMPLING) if name in content}
-    stream, model = content.pop("stream", False), content.pop("model", None)
-    template = content.pop("template", None)
+    # Its model is chosen by now: that is whose offer this is.
+    content.pop("model", None)
+    stream, template = content.pop("stream", False), content.pop("template", None)
     is_batch = "prompts" in content
     prompts = batch_of(content, offer.limits) if is_batch else [content]
     places = [f"prompts[{number}]: " for number in range(len(prompts))] if is_batch else [""]
     templates = offer.templates if template is None else offer.named(template)
     found = prompt_request(prompts, places, options, offer, templates)
-    return replace(found, is_batch=is_batch, stream=stream, model=model)
+    return replace(found, is_batch=is_batch, stream=stream)
 
 
 def prompt_request(prompts, places, options, offer, templates):
@@ -170,9 +170,15 @@ def batch_of(content, limits):
     prompts = content["prompts"]
     if not isinstance(prompts, list) or not prompts:
         raise Refusal(422, "prompts must be a list of at least one prompt")
-    if len(prompts) > limits.prompts:
-        raise Refusal(413, f"{len(prompts)} prompts in one request; at most {limits.prompts} are allowed")
+    check_count(prompts, limits)
     return prompts
+
+
+def check_count(prompts, limits, param=None):
+    """Raise Refusal where there are more prompts than a request may have."""
+    if len(prompts) > limits.prompts:
+        told = f"{len(prompts)} prompts in one request; at most {limits.prompts} are allowed"
+        raise Refusal(413, told, param=param)
 
 
 def check_names(content, known):

@@ -31,20 +31,13 @@ from glm.weights.stored_adapters import (
     WEIGHTS_FILE,
     read_adapter,
 )
-from glm.weights.stored_weights import assign, local_weights, write_arrays, write_json
+from glm.weights.stored_weights import assign, expected_shapes, local_weights, write_arrays, write_json
 from glm.weights.weight_sources import ModelError
 
 # Key in lora_config.json → field of LoraConfig; the keys are paddlenlp's.
 FIELDS = {**PADDLE_FIELDS, "target_modules": "target_modules"}
-# What the names of transformer layers' parameters begin with; and of their linear layers the sizes in and out, in
-# hidden sizes.
+# What the names of transformer layers' parameters begin with.
 LAYERS = "glm.transformer.layers."
-SIZES = {
-    "attention.query_key_value": (1, 3),
-    "attention.dense": (1, 1),
-    "mlp.dense_h_to_4h": (1, 4),
-    "mlp.dense_4h_to_h": (4, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -185,8 +178,9 @@ def check_base(directory, fingerprint, base):
 
 def shapes_of_layers(config):
     """{(layer, kind): (in, out)} of the linear layers that adapters of a GLMConfig's model may change."""
-    return {
-        (layer, kind): tuple(size * config.hidden_size for size in sizes)
-        for layer in range(config.num_layers)
-        for kind, sizes in SIZES.items()
-    }
+    found = {}
+    for name, shape in expected_shapes(vars(config)).items():
+        if name.startswith(LAYERS) and len(shape) == 2:
+            layer, kind = name.removeprefix(LAYERS).removesuffix(".weight").split(".", 1)
+            found[int(layer), kind] = shape
+    return found

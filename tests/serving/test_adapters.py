@@ -45,11 +45,12 @@ def write_adapter(directory, base, config, seed, preparation=None):
 @pytest.fixture(scope="module")
 def directories(briefly_trained, tmp_path_factory):
     """{name: directory of an adapter}."""
-    root = tmp_path_factory.mktemp("adapters")
-    return {
-        name: write_adapter(root / name, briefly_trained, config, seed)
-        for seed, (name, config) in enumerate(KINDS.items())
-    }
+    return write_adapters(tmp_path_factory.mktemp("adapters"), briefly_trained)
+
+
+def write_adapters(root, base):
+    """{name: directory} of an adapter of each kind, which are written."""
+    return {name: write_adapter(root / name, base, config, seed) for seed, (name, config) in enumerate(KINDS.items())}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import predict_generation
 from tests.helpers import ROOT
 from tests.helpers.served import Served, events_of
 from tests.serving.test_adapters import KINDS as ADAPTERS
-from tests.serving.test_adapters import write_adapter
+from tests.serving.test_adapters import write_adapters
 
 DEV = ROOT / "demo" / "qg" / "dev.json"
 PAIRS = [json.loads(line) for line in DEV.read_text(encoding="utf8").splitlines()[:20]]
@@ -32,11 +32,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def directories(briefly_trained, tmp_path_factory):
-    root = tmp_path_factory.mktemp("adapters")
-    return {
-        name: write_adapter(root / name, briefly_trained, config, seed)
-        for seed, (name, config) in enumerate(ADAPTERS.items())
-    }
+    return write_adapters(tmp_path_factory.mktemp("adapters"), briefly_trained)
 
 
 @pytest.fixture(scope="module")
