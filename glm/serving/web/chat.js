@@ -2,13 +2,7 @@
 
 // A talk with an instruction model, in memory as long as the page is open.
 let turns = []; // {role, content} as OpenAI's interface has them
-let talkStatus = [], talkError = ["", []];
-
-function setTalk(lines, error = ["", []]) {
-  [talkStatus, talkError] = [lines, error];
-  at("talk-status").textContent = lines.map((line) => say(...[line].flat())).join("\n");
-  tellError(at("talk-error"), error);
-}
+const setTalk = notices("talk-status", "talk-error");
 
 function showTurns() {
   at("no-talk").hidden = turns.length > 0;
@@ -23,12 +17,7 @@ function showTurns() {
   );
 }
 
-function setTalking(controller) {
-  running = controller;
-  at("send").disabled = controller !== null;
-  at("stop").disabled = controller === null;
-  at("turns").setAttribute("aria-busy", String(controller !== null));
-}
+const setTalking = (controller) => setRunning(controller, "send", "stop", "turns");
 
 async function send() {
   const message = at("message").value.trim();
@@ -100,8 +89,5 @@ at("new-talk").addEventListener("click", () => {
   showTurns();
   at("message").focus();
 });
-document.addEventListener("language", () => {
-  showTurns();
-  setTalk(talkStatus, talkError);
-});
+document.addEventListener("language", showTurns);
 SUBMIT.chat = send;

@@ -139,7 +139,6 @@ const KEPT = 50;
 let entries = stored("history", []);
 if (!Array.isArray(entries)) entries = [];
 let running = null; // AbortController of the request under way
-let status = [], error = ["", []]; // what they say: keys of TEXTS with their arguments
 let kind = "ask", about = { kinds: ["ask"], fields: null, key: false, models: [] };
 
 // Headers of requests: the key, where the server asks for one.
@@ -147,18 +146,22 @@ const headers = () => (about.key && at("key").value ? { Authorization: `Bearer $
 // The model that requests name, where there are several.
 const model = () => (about.models.length > 1 ? { model: at("model").value } : {});
 
-// lines: each a key, or a list of a key and its arguments.
-function setStatus(...lines) {
-  status = lines;
-  at("status").textContent = lines.map((line) => say(...[line].flat())).join("\n");
+// What is told of a request, in the language that is chosen: lines of a status, each a key or a list of a key and its
+// arguments, and an error, as tellError() takes it. Gives a function that sets both; null leaves one as it is.
+function notices(statusId, errorId) {
+  let lines = [], error = ["", []];
+  const show = () => {
+    at(statusId).textContent = lines.map((line) => say(...[line].flat())).join("\n");
+    tellError(at(errorId), error);
+  };
+  document.addEventListener("language", show);
+  return (newLines, newError = ["", []]) => {
+    [lines, error] = [newLines ?? lines, newError ?? error];
+    show();
+  };
 }
 
 // detail: what the server says, which is English in both languages.
-function setError(key, values = [], detail = "") {
-  error = [key, values, detail];
-  tellError(at("error"), error);
-}
-
 function tellError(place, [key, values, detail]) {
   place.hidden = !key;
   place.textContent = key ? [say(key, ...values), detail].filter(Boolean).join("\n") : "";
@@ -171,7 +174,7 @@ const MEANINGS = [
   [/has no words that the vocabulary can spell|can spell no text/, "noWords"],
 ];
 
-// What to tell of a failed request, as setError() takes it.
+// What to tell of a failed request, as tellError() takes it.
 function failureOf(failure) {
   if (!failure.status) return [failure.broken ? "broken" : "unreachable", [], ""];
   for (const [pattern, key] of MEANINGS) {
@@ -205,8 +208,6 @@ function showLanguage() {
   document.title = `GLM – ${say("titles")[kind]}`;
   document.querySelector("h1").textContent = say("titles")[kind];
   showKinds();
-  setStatus(...status);
-  setError(...error);
   showEntries();
   showExample();
   document.dispatchEvent(new Event("language"));
@@ -272,34 +273,39 @@ function missingField() {
   return fields().find((field) => !field.value.trim());
 }
 
-function setRunning(controller) {
+const setNotices = notices("status", "error");
+
+// Whether a request is under way, for its buttons and its result; controller: its AbortController, or null.
+function setRunning(controller, start = "ask", stop = "cancel", result = "question") {
   running = controller;
-  at("ask").disabled = controller !== null;
-  at("cancel").disabled = controller === null;
-  at("question").setAttribute("aria-busy", String(controller !== null));
+  at(start).disabled = controller !== null;
+  at(stop).disabled = controller === null;
+  at(result).setAttribute("aria-busy", String(controller !== null));
 }
 
 async function ask() {
   if (running) return;
   const missing = missingField();
-  setError(missing ? "needed" : "", missing ? [labelOf(missing)] : []);
-  if (missing) return missing.focus();
+  if (missing) {
+    setNotices(null, ["needed", [labelOf(missing)]]);
+    return missing.focus();
+  }
   const prompt = Object.fromEntries(fields().map((field) => [field.id, field.value])), last = fields().at(-1);
   // A button that is disabled loses the focus; who came by keyboard is to stay where the next question is written.
   if (document.activeElement === at("ask")) last.focus();
   const controller = new AbortController(), count = Number(at("count").value);
   setRunning(controller);
   showAnswers([""]);
-  setStatus("waiting");
+  setNotices(["waiting"]);
   try {
     const several = count > 1 ? { num_beams: Math.max(count, 4), num_return_sequences: count } : {};
     const answer = await streamed({ ...prompt, ...several, ...model() }, controller.signal);
     showAnswers(answer.predictions ?? [answer.prediction]);
-    setStatus(answer.prediction ? ["done", answer.tokens] : "nothing", ...lost(answer, prompt));
+    setNotices([answer.prediction ? ["done", answer.tokens] : "nothing", ...lost(answer, prompt)]);
     if (!about.fields) remember({ ...prompt, question: answer.prediction });
   } catch (failure) {
-    setStatus(...(controller.signal.aborted ? ["cancelled"] : []));
-    if (!controller.signal.aborted) setError(...failureOf(failure));
+    if (controller.signal.aborted) setNotices(["cancelled"]);
+    else setNotices([], failureOf(failure));
   } finally {
     if (document.activeElement === at("cancel")) last.focus();
     setRunning(null);
@@ -312,7 +318,7 @@ function showAnswers([best, ...others]) {
   at("copy-question").replaceChildren(...(best ? [copyButton(() => best)] : []));
 }
 
-// What the model has not read of a prompt, and what it cannot find there, for setStatus.
+// What the model has not read of a prompt, and what it cannot find there, as lines of a status.
 function lost(answer, prompt) {
   const lines = [];
   if (answer.source_cut) lines.push(["cut", answer.source_tokens]);
@@ -328,7 +334,7 @@ async function streamed(prompt, signal) {
     for await (const { event, content } of serverEvents(response.body)) {
       if (event === "done") return content;
       if (event === "error") throw content.error;
-      setStatus("writing");
+      setNotices(["writing"]);
       if (!content.sequence) at("question").append(content.text);
     }
   } catch (failure) {
@@ -363,7 +369,7 @@ at("clear").addEventListener("click", () => {
   entries = [];
   store("history", entries);
   showEntries();
-  setStatus("cleared");
+  setNotices(["cleared"], null);
   fields()[0].focus();
 });
 at("settings").addEventListener("submit", (event) => event.preventDefault());

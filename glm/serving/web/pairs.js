@@ -3,13 +3,7 @@
 // Pairs of a passage: answers are proposed within it, asked about, and the questions answered back.
 const CANDIDATES = 6, LONGEST_ANSWER = 24;
 let pairs = []; // {answer, question, back}
-let pairsStatus = [], pairsError = ["", []];
-
-function setPairs(lines, error = ["", []]) {
-  [pairsStatus, pairsError] = [lines, error];
-  at("pairs-status").textContent = lines.map((line) => say(...[line].flat())).join("\n");
-  tellError(at("pairs-error"), error);
-}
+const setPairs = notices("pairs-status", "pairs-error");
 
 function showPairs() {
   at("pairs-example").hidden = Boolean(at("passage").value);
@@ -27,12 +21,7 @@ function showPairs() {
   at("copy-pairs").replaceChildren(...(pairs.length ? [copy] : []));
 }
 
-function setMaking(controller) {
-  running = controller;
-  at("make").disabled = controller !== null;
-  at("pairs-cancel").disabled = controller === null;
-  at("pairs").setAttribute("aria-busy", String(controller !== null));
-}
+const setMaking = (controller) => setRunning(controller, "make", "pairs-cancel", "pairs");
 
 async function makePairs() {
   const context = at("passage").value.trim();
@@ -88,8 +77,5 @@ at("pairs-example").addEventListener("click", () => {
   at("make").focus();
 });
 at("pairs-cancel").addEventListener("click", () => running?.abort());
-document.addEventListener("language", () => {
-  showPairs();
-  setPairs(pairsStatus, pairsError);
-});
+document.addEventListener("language", showPairs);
 SUBMIT.pairs = makePairs;
