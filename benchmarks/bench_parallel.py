@@ -57,7 +57,7 @@ def work(side, directory):
     from glm.ops.strides import without_views
     from glm.parallel import layers
     from glm.training.callbacks import AverageGradients
-    from glm.training.optimization import GlobalNormClip
+    from glm.training.optimization import AdamW, GlobalNormClip
     from glm.weights import model_directory
 
     ranks = layers.launched_ranks()
@@ -66,7 +66,7 @@ def work(side, directory):
     ranks.group = layers.dist.get_group() if side == "data" else None
     model = model_directory.load_model(directory, ranks=tensor)
     model.train()
-    optimizer = optimizer_of(model, GlobalNormClip(1.0, tensor))
+    optimizer = optimizer_of(model, AdamW, GlobalNormClip(1.0, tensor))
     counted = Counted(layers.dist)
 
     def step(number):

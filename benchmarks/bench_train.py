@@ -81,11 +81,9 @@ def gigaflop(number):
     return 3 * (linear + attention + head) / 1e9
 
 
-def optimizer_of(model, clip):
-    """AdamW over all parameters."""
-    import paddle
-
-    return paddle.optimizer.AdamW(1e-5, parameters=model.parameters(), weight_decay=0.01, grad_clip=clip)
+def optimizer_of(model, kind, clip):
+    """AdamW of a kind, paddle's or ours, over all parameters."""
+    return kind(1e-5, parameters=model.parameters(), weight_decay=0.01, grad_clip=clip)
 
 
 def config_with_dropout(directory):
@@ -102,7 +100,7 @@ def stock_side(directory, length):
 
     model = stock_model(config_with_dropout(directory), directory)
     model.train()
-    optimizer = optimizer_of(model, paddle.nn.ClipGradByGlobalNorm(1.0))
+    optimizer = optimizer_of(model, paddle.optimizer.AdamW, paddle.nn.ClipGradByGlobalNorm(1.0))
 
     def padded(array, width, value):
         widths = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
@@ -135,7 +133,7 @@ def our_side(directory, recompute=False, lora=None):
     from glm.model.dropout import Noise
     from glm.model.lora import add_lora
     from glm.ops.strides import without_views
-    from glm.training.optimization import GlobalNormClip
+    from glm.training.optimization import AdamW, GlobalNormClip
 
     model = model_directory.load_model(directory)
     for layer in model.sublayers():
@@ -144,7 +142,7 @@ def our_side(directory, recompute=False, lora=None):
     if lora:
         add_lora(model, lora)
     model.train()
-    optimizer = optimizer_of(model, GlobalNormClip(1.0))
+    optimizer = optimizer_of(model, AdamW, GlobalNormClip(1.0))
     model.glm.transformer.enable_recompute = recompute
 
     def step(batch, number):

@@ -9,55 +9,13 @@ import math
 import paddle
 import paddle.nn.functional as F
 
+from glm.model.attention_by_example import MASKED_SCORE, ByExample
 from glm.ops import device
-
-# The most negative number that float16 holds: a score far below any real one in every dtype.
-MASKED_SCORE = -65504.0
 
 
 def best_attention(layout, heads):
     """The way to attend that suits this device: a callable (mixed, drop, targets_only) → context."""
     return (OnGpu if device.takes_gpu_branches() else ByExample)(layout, heads)
-
-
-class ByExample:
-    """One example after another: nothing is padded or masked but the triangle of the target. Best on CPU, where an
-    operator costs little and every score a lot."""
-
-    def __init__(self, layout, heads):
-        self.layout = layout
-        self.heads = heads
-        self.triangles = {target: causal_bias(target, heads) for _, target in layout.lengths}
-
-    def __call__(self, mixed, drop, targets_only=False):
-        pieces = mixed.split(self.layout.sections)
-        contexts = []
-        for i in range(0, len(pieces), 2):
-            source, target = self.projections(pieces[i]), self.projections(pieces[i + 1])
-            if not targets_only:
-                contexts.append(self.merged(attend(*source, drop)))
-            contexts.append(self.merged(self.attend_target(target, source, drop)))
-        return paddle.concat(contexts)
-
-    def projections(self, piece):
-        """Query, key and value of [length, 3 * hidden], each [heads, length, head_dim]; the query scaled."""
-        head_dim = piece.shape[1] // (3 * self.heads)
-        query, key, value = piece.reshape([-1, 3 * self.heads, head_dim]).transpose([1, 0, 2]).split(3)
-        return query / math.sqrt(head_dim), key, value
-
-    def attend_target(self, target, source, drop):
-        """Context [heads, target, head_dim] of target tokens, which see all of the source and of the target what came
-        before; each given as projections() does."""
-        query, key, value = target
-        to_source = paddle.matmul(query, source[1], transpose_y=True)
-        to_target = paddle.matmul(query, key, transpose_y=True) + self.triangles[query.shape[1]]
-        probabilities = drop(F.softmax(paddle.concat([to_source, to_target], axis=2)))
-        of_source, of_target = probabilities.split([to_source.shape[2], to_target.shape[2]], axis=2)
-        return paddle.matmul(of_source, source[2]) + paddle.matmul(of_target, value)
-
-    def merged(self, context):
-        """[heads, length, head_dim] → [length, hidden]."""
-        return context.transpose([1, 0, 2]).flatten(1)
 
 
 class Padded:
@@ -131,9 +89,3 @@ def bias_of_visible(visible):
 def only_targets(tokens, layout):
     """The rows of [tokens, n] at target tokens."""
     return paddle.gather(tokens, paddle.to_tensor(layout.targets))
-
-
-def causal_bias(length, heads):
-    """[heads, length, length], MASKED_SCORE where the key comes after the query, 0 elsewhere. It is of full shape since
-    adding one that has to be broadcast is many times slower on CPU."""
-    return paddle.triu(paddle.full([length, length], MASKED_SCORE), 1).unsqueeze(0).tile([heads, 1, 1])

@@ -17,6 +17,14 @@ import paddle
 from paddle import nn
 
 
+class Embedding(nn.Embedding):
+    """A table of hidden states, by ids."""
+
+    def forward(self, ids, tied=None):
+        """The rows at ids [...]; tied: for a weight that is the head's, too, the TiedGradient of both, or None."""
+        return super().forward(ids) if tied is None else tied.rows(self.weight, ids)
+
+
 def drawn(config):
     """How weights begin that nothing is loaded into."""
     return paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, config.initializer_range))
@@ -29,7 +37,7 @@ def linear(config, inputs, outputs):
 
 def embedding(config, rows):
     """A table of `rows` hidden states."""
-    return nn.Embedding(rows, config.hidden_size, weight_attr=drawn(config))
+    return Embedding(rows, config.hidden_size, weight_attr=drawn(config))
 
 
 def layer_norm(config):

@@ -6,6 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from glm.ops import device
 from glm.ops.dtypes import of_dtype
 from glm.parallel.ranks import ALONE
 
@@ -13,44 +14,57 @@ from glm.parallel.ranks import ALONE
 CHUNK = 1024
 
 
-def cross_entropy(hidden, weight, labels, label_smoothing=0.0, chunk=CHUNK, ranks=ALONE):
+def cross_entropy(hidden, weight, labels, label_smoothing=0.0, chunk=CHUNK, ranks=ALONE, scale=1.0, tied=None):
     """Sum over tokens of the cross entropy against a target that gives `label_smoothing` to all pieces alike (Szegedy
-    et al. 2016, https://arxiv.org/abs/1512.00567, section 7).
+    et al. 2016, https://arxiv.org/abs/1512.00567, section 7), times `scale`.
 
     hidden: [tokens, hidden]; weight: [vocab, hidden], or of tensor-parallel `ranks` this one's rows of it; labels:
-    [tokens] int64.
+    [tokens] int64. tied: the TiedGradient that gets the weight's gradient, in place of the weight; None for none.
     """
-    return HeadLoss.apply(hidden, weight, labels, label_smoothing, chunk, ranks, paddle.is_grad_enabled())
+    wanted = [paddle.is_grad_enabled() and not tensor.stop_gradient for tensor in (hidden, weight)]
+    weight = weight if tied is None else weight.detach()
+    return HeadLoss.apply(hidden, weight, labels, label_smoothing, chunk, ranks, scale, tied, wanted)
 
 
 class HeadLoss(PyLayer):
     """cross_entropy(). Gradients, where wanted, are computed beside the loss: a chunk's logits are needed once."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, label_smoothing, chunk, ranks, wanted):
-        total, of_hidden, of_weight = 0.0, [], None
+    def forward(ctx, hidden, weight, labels, label_smoothing, chunk, ranks, scale, tied, wanted):
+        total, of_hidden, of_weight, ctx.tied = 0.0, [], None, tied
         for start in range(0, hidden.shape[0], chunk):
             part, goal = hidden[start : start + chunk], labels[start : start + chunk]
             logits = of_dtype(paddle.matmul(part, weight, transpose_y=True), paddle.float32)
             loss, probabilities, goal = summed_loss(logits, goal.unsqueeze(1), label_smoothing, ranks)
             total = total + loss
-            if not wanted:
+            if not any(wanted):
                 continue
             of_logits = of_dtype(gradient_of_loss(probabilities, goal, label_smoothing, ranks), weight.dtype)
-            if not hidden.stop_gradient:
-                of_hidden.append(of_dtype(ranks.summed(paddle.matmul(of_logits, weight)), hidden.dtype))
-            if not weight.stop_gradient:
-                product = of_dtype(paddle.matmul(of_logits, part, transpose_x=True), weight.dtype)
+            if wanted[0]:
+                of_part = ranks.summed(paddle.matmul(of_logits, weight)) * scale
+                of_hidden.append(of_dtype(of_part, hidden.dtype))
+            if wanted[1]:
+                # The smaller factor is scaled, not the product, which is as large as the weight.
+                product = of_dtype(paddle.matmul(of_logits, part * scale, transpose_x=True), weight.dtype)
                 of_weight = product if of_weight is None else of_weight.add_(product)
         ctx.of_hidden, ctx.of_weight = paddle.concat(of_hidden) if of_hidden else None, of_weight
-        return total
+        return total * scale
 
     @staticmethod
     def backward(ctx, gradient):
-        return tuple(
-            None if kept is None else kept.multiply_(of_dtype(gradient, kept.dtype))
-            for kept in (ctx.of_hidden, ctx.of_weight)
-        )
+        of_hidden, of_weight = (times(kept, gradient) for kept in (ctx.of_hidden, ctx.of_weight))
+        if ctx.tied is None:
+            return of_hidden, of_weight
+        ctx.tied.of_head = of_weight
+        return of_hidden, None
+
+
+def times(kept, gradient):
+    """What forward() kept (or None), in place, times the gradient of the loss. That is 1 unless a scaler of mixed
+    precision, or whoever adds losses up, has made it another: on CPU, where asking costs nothing, nothing is done."""
+    if kept is None or (not device.takes_gpu_branches() and float(gradient) == 1.0):
+        return kept
+    return kept.multiply_(of_dtype(gradient, kept.dtype))
 
 
 class Goal(NamedTuple):

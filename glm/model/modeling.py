@@ -21,7 +21,8 @@ from glm.model.layers import GLM
 from glm.model.layout import Layout
 from glm.model.lora import adapted
 from glm.model.losses import cross_entropy
-from glm.ops.cpu_kernels import layer_norm
+from glm.model.tied_weight import tied_gradient
+from glm.ops.cpu_kernels import gelu, layer_norm
 from glm.ops.dtypes import of_dtype
 from glm.parallel.ranks import ALONE
 
@@ -90,11 +91,12 @@ class GLMForConditionalGeneration(paddle.nn.Layer):
         labels = labels.flatten()
         targets = paddle.nonzero(labels >= 0).flatten()
         hidden = paddle.gather(hidden.flatten(0, 1), targets)
-        return self.summed_loss(hidden, paddle.gather(labels, targets), label_smoothing) / targets.shape[0]
+        return self.mean_loss(hidden, paddle.gather(labels, targets), label_smoothing, targets.shape[0])
 
-    def summed_loss(self, hidden, labels, label_smoothing):
-        """losses.cross_entropy() of hidden states [targets, hidden] against the tied head."""
-        return cross_entropy(hidden, self.glm.word_embeddings.weight, labels, label_smoothing, ranks=self.ranks)
+    def mean_loss(self, hidden, labels, label_smoothing, divisor, tied=None):
+        """losses.cross_entropy() of hidden states [targets, hidden] against the tied head, divided by a number."""
+        weight = self.glm.word_embeddings.weight
+        return cross_entropy(hidden, weight, labels, label_smoothing, ranks=self.ranks, scale=1 / divisor, tied=tied)
 
     def loss_of_examples(self, input_ids, position_ids, labels, label_smoothing, *, lengths, divisor, noise=None):
         """The loss summed over the target tokens of examples without padding, divided by a number.
@@ -105,7 +107,8 @@ class GLMForConditionalGeneration(paddle.nn.Layer):
         """
         stack, layout = self.glm.transformer, Layout.of(lengths)
         attention = best_attention(layout, self.heads)
-        hidden = self.embed(input_ids.unsqueeze(0), position_ids.unsqueeze(0)).squeeze(0)
+        tied = tied_gradient(self.glm.word_embeddings.weight)
+        hidden = self.embed(input_ids.unsqueeze(0), position_ids.unsqueeze(0), tied).squeeze(0)
         if noise is not None:
             hidden = noise.add_to_embeddings(hidden, layout)
         hidden = dropout_at(noise, stack.embedding_dropout, 0)(hidden)
@@ -117,7 +120,7 @@ class GLMForConditionalGeneration(paddle.nn.Layer):
             else:
                 hidden = self.block(*arguments)
         hidden = layer_norm(stack.final_layernorm, hidden)
-        return self.summed_loss(hidden, labels, label_smoothing) / divisor
+        return self.mean_loss(hidden, labels, label_smoothing, divisor, tied)
 
     def block(self, layer, number, hidden, attention, noise, last):
         """Transformer layer `number` over [tokens, hidden]; the last one gives target tokens alone, which the head
@@ -135,13 +138,14 @@ class GLMForConditionalGeneration(paddle.nn.Layer):
             hidden = only_targets(hidden, attention.layout)
         return self.finish_block(layer, hidden, context, drop)
 
-    def embed(self, input_ids, position_ids=None):
-        """Sum of word, position and block position embeddings, [batch, length, hidden]."""
+    def embed(self, input_ids, position_ids=None, tied=None):
+        """Sum of word, position and block position embeddings, [batch, length, hidden]; tied: the TiedGradient of the
+        words', or None."""
         stack = self.glm.transformer
         if position_ids is None:
             positions = paddle.arange(input_ids.shape[1], dtype="int64").unsqueeze(0)
             position_ids = paddle.stack([positions, paddle.zeros_like(positions)], axis=1)
-        hidden = self.glm.word_embeddings(input_ids)
+        hidden = self.glm.word_embeddings(input_ids, tied)
         return (
             hidden + stack.position_embeddings(position_ids[:, 0]) + stack.block_position_embeddings(position_ids[:, 1])
         )
@@ -167,7 +171,7 @@ class GLMForConditionalGeneration(paddle.nn.Layer):
         update = adapted(attention.dense, context, drop, DENSE_INPUT)
         hidden = hidden + drop(attention.output_dropout, ATTENTION_OUTPUT)(update)
         normal = layer_norm(layer.post_attention_layernorm, hidden)
-        inner = F.gelu(adapted(mlp.dense_h_to_4h, normal, drop, H_TO_4H_INPUT), approximate=True)
+        inner = gelu(adapted(mlp.dense_h_to_4h, normal, drop, H_TO_4H_INPUT))
         return hidden + drop(mlp.dropout, MLP_OUTPUT)(adapted(mlp.dense_4h_to_h, inner, drop, H4_TO_H_INPUT))
 
     def head(self, hidden):

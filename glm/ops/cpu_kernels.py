@@ -1,25 +1,24 @@
-"""What is written for CPU alone: operators of training whose gradients paddle 2.6 computes many times slower than their
-forward passes, or that its generator of random numbers holds up; and one of programs. Each equals paddle's own.
-
-NumPy works on paddle's memory here, without copies.
+"""What is written for CPU alone: operators of training that paddle 2.6 computes many times slower than they need, their
+gradients above all; and one of programs. Each equals paddle's own.
 """
 
-import ctypes
-
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 from paddle.base.layer_helper import LayerHelper
 
 from glm import stacks
-from glm.ops import device
+from glm.ops import device, numpy_kernels, onednn
 
 
-def as_array(tensor):
-    """The memory of a float32 tensor on CPU as a NumPy array, for as long as the tensor lives."""
-    pointer = ctypes.cast(tensor.data_ptr(), ctypes.POINTER(ctypes.c_float))
-    return np.ctypeslib.as_array(pointer, tuple(tensor.shape))
+def kernels():
+    """What computes them here: onednn, or numpy_kernels with the same functions."""
+    return onednn if onednn.library() else numpy_kernels
+
+
+def trained(*tensors):
+    """Of each tensor, whether its gradient is wanted: paddle refuses one that is not."""
+    return [not tensor.stop_gradient for tensor in tensors]
 
 
 class Dropped(PyLayer):
@@ -28,20 +27,11 @@ class Dropped(PyLayer):
     @staticmethod
     def forward(ctx, tensor, kept, scale):
         ctx.kept, ctx.scale = kept, scale
-        return scaled_where(tensor, kept, scale)
+        return kernels().times_kept(tensor.contiguous(), kept, scale, paddle.empty_like(tensor))
 
     @staticmethod
     def backward(ctx, gradient):
-        return scaled_where(gradient, ctx.kept, ctx.scale)
-
-
-def scaled_where(tensor, kept, scale):
-    """tensor * scale where kept, 0 elsewhere."""
-    result = paddle.empty_like(tensor)
-    array = as_array(result).reshape(-1)
-    np.multiply(as_array(tensor).reshape(-1), kept, out=array)
-    np.multiply(array, np.float32(scale), out=array)
-    return result
+        return kernels().times_kept(gradient.contiguous(), ctx.kept, ctx.scale, paddle.empty_like(gradient))
 
 
 class Linear(PyLayer):
@@ -51,15 +41,15 @@ class Linear(PyLayer):
     @staticmethod
     def forward(ctx, tokens, weight, bias):
         ctx.save_for_backward(tokens, weight)
-        ctx.trained = not weight.stop_gradient, not bias.stop_gradient
-        return F.linear(tokens, weight, bias)
+        ctx.trained = trained(tokens, weight, bias)
+        return kernels().add_bias_(paddle.matmul(tokens, weight), bias)
 
     @staticmethod
     def backward(ctx, gradient):
         tokens, weight = ctx.saved_tensor()
-        of_weight, of_bias = ctx.trained
+        of_tokens, of_weight, of_bias = ctx.trained
         return (
-            paddle.matmul(gradient, weight, transpose_y=True),
+            paddle.matmul(gradient, weight, transpose_y=True) if of_tokens else None,
             paddle.matmul(tokens, gradient, transpose_x=True) if of_weight else None,
             bias_gradient(gradient) if of_bias else None,
         )
@@ -70,32 +60,30 @@ class LayerNorm(PyLayer):
 
     @staticmethod
     def forward(ctx, tokens, weight, bias, epsilon):
-        ctx.save_for_backward(tokens, weight)
-        ctx.epsilon = epsilon
-        ctx.trained = not weight.stop_gradient, not bias.stop_gradient
-        return F.layer_norm(tokens, tokens.shape[-1:], weight, bias, epsilon)
+        tokens = tokens.contiguous()
+        result, mean, variance = kernels().layer_norm(tokens, weight, bias, epsilon)
+        ctx.save_for_backward(tokens, weight, bias, mean, variance)
+        ctx.epsilon, ctx.trained = epsilon, trained(tokens, weight, bias)
+        return result
 
     @staticmethod
     def backward(ctx, gradient):
-        tokens, weight = ctx.saved_tensor()
-        dy, x = as_array(gradient), as_array(tokens)
-        hidden = x.shape[1]
-        normal = x - x.mean(axis=1, keepdims=True)
-        scale = 1.0 / np.sqrt(np.einsum("ij,ij->i", normal, normal)[:, None] / hidden + np.float32(ctx.epsilon))
-        normal *= scale
-        of_weight, of_bias = ctx.trained
-        dweight = paddle.to_tensor((dy * normal).sum(axis=0)) if of_weight else None
-        dbias = paddle.to_tensor(dy.sum(axis=0)) if of_bias else None
-        result = paddle.empty_like(tokens)
-        dx = as_array(result)
-        # d normal = dy * weight, less its mean and less its part along normal.
-        np.multiply(dy, as_array(weight), out=dx)
-        along = np.einsum("ij,ij->i", dx, normal)[:, None] / hidden
-        dx -= dx.mean(axis=1, keepdims=True)
-        normal *= along
-        dx -= normal
-        dx *= scale
-        return result, dweight, dbias
+        found = kernels().layer_norm_gradients(*ctx.saved_tensor(), gradient.contiguous(), ctx.epsilon)
+        return tuple(value if wanted else None for value, wanted in zip(found, ctx.trained, strict=True))
+
+
+class Gelu(PyLayer):
+    """The tanh form of GELU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415)."""
+
+    @staticmethod
+    def forward(ctx, tokens):
+        tokens = tokens.contiguous()
+        ctx.save_for_backward(tokens)
+        return kernels().gelu(tokens)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return kernels().gelu_gradient(*ctx.saved_tensor(), gradient.contiguous())
 
 
 def linear(layer, tokens):
@@ -111,7 +99,7 @@ def linear(layer, tokens):
 
 def product(tokens, weight, bias):
     """tokens [..., in] @ weight + bias, by Linear where that is faster."""
-    return (Linear.apply if trains_on_cpu(tokens) else F.linear)(tokens, weight, bias)
+    return (Linear.apply if without_padding_on_cpu(tokens) else F.linear)(tokens, weight, bias)
 
 
 class AddedBias(PyLayer):
@@ -119,17 +107,18 @@ class AddedBias(PyLayer):
 
     @staticmethod
     def forward(ctx, tokens, bias):
-        ctx.trained = not bias.stop_gradient
-        return tokens + bias
+        ctx.trained = trained(tokens, bias)
+        return kernels().add_bias_(tokens.clone(), bias)
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient.clone(), bias_gradient(gradient) if ctx.trained else None
+        of_tokens, of_bias = ctx.trained
+        return gradient.clone() if of_tokens else None, bias_gradient(gradient) if of_bias else None
 
 
 def add_bias(tokens, bias):
     """tokens [..., n] + bias [n], by AddedBias where that is faster."""
-    return AddedBias.apply(tokens, bias) if trains_on_cpu(tokens) else tokens + bias
+    return AddedBias.apply(tokens, bias) if without_padding_on_cpu(tokens) else tokens + bias
 
 
 def bias_gradient(gradient):
@@ -151,13 +140,19 @@ def fully_connected(tokens, weight, bias):
 
 def layer_norm(layer, tokens):
     """layer(tokens), by LayerNorm where that is faster: in training on CPU, tokens [tokens, hidden]."""
-    if type(layer) is paddle.nn.LayerNorm and trains_on_cpu(tokens):
+    if type(layer) is paddle.nn.LayerNorm and without_padding_on_cpu(tokens):
         return LayerNorm.apply(tokens, layer.weight, layer.bias, layer._epsilon)
     return layer(tokens)
 
 
-def trains_on_cpu(tokens):
-    """Whether gradients are wanted of what is computed from [tokens, n] float32 on CPU."""
+def gelu(tokens):
+    """The tanh form of GELU, by Gelu where that is faster: in training on CPU, tokens [tokens, n]."""
+    return Gelu.apply(tokens) if without_padding_on_cpu(tokens) else F.gelu(tokens, approximate=True)
+
+
+def without_padding_on_cpu(tokens):
+    """Whether an operator is asked of [tokens, n] float32 on CPU: the training pass, whether or not gradients are
+    wanted, for a layer that is recomputed has to give the same numbers both times."""
     if not paddle.in_dynamic_mode() or device.takes_gpu_branches():
         return False
-    return tokens.ndim == 2 and not tokens.stop_gradient and tokens.dtype == paddle.float32
+    return tokens.ndim == 2 and tokens.dtype == paddle.float32

@@ -50,11 +50,13 @@ class VocabularyParallelEmbedding(paddle.nn.Layer):
         self.ranks = ranks
         self.weight = self.create_parameter(shape)
 
-    def forward(self, ids):
+    def forward(self, ids, tied=None):
+        """tied: see model.layers.Embedding."""
         rows = self.weight.shape[0]
         own = ids - self.ranks.rank * rows
         mine = (own >= 0) & (own < rows)
-        found = paddle.nn.functional.embedding(paddle.clip(own, 0, rows - 1), self.weight)
+        own = paddle.clip(own, 0, rows - 1)
+        found = paddle.nn.functional.embedding(own, self.weight) if tied is None else tied.rows(self.weight, own)
         return self.ranks.sum(found * mine.astype(found.dtype).unsqueeze(-1))
 
 

@@ -28,6 +28,10 @@ class Adafactor(paddle.optimizer.Optimizer):
         self.decay, self.decays, self.axes, self.ranks = weight_decay, decays, axes, ranks
         self._multi_precision = multi_precision
 
+    def clear_grad(self, set_to_zero=False):
+        # As AdamW's here.
+        super().clear_grad(set_to_zero)
+
     def _create_accumulators(self, block, parameters):
         for parameter in parameters:
             if self._multi_precision and parameter.dtype != paddle.float32:

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 
 from glm.ops import device
+from glm.ops.cpu_kernels import kernels
 from glm.ops.dtypes import of_dtype
 from glm.parallel.ranks import ALONE
 from glm.parallel.sharding import axis_of
@@ -51,7 +52,12 @@ def numbers_kept(name, shapes):
 
 
 class AdamW(paddle.optimizer.AdamW):
-    """paddle's AdamW, which leaves out the steps that its GlobalNormClip leaves out."""
+    """paddle's AdamW, which leaves out the steps that its GlobalNormClip leaves out, and gives the memory of gradients
+    back after a step."""
+
+    def clear_grad(self, set_to_zero=False):
+        # Zeros would be written, and then read and added to.
+        super().clear_grad(set_to_zero)
 
     def _get_auxiliary_var(self, key):
         # What paddle does with found_inf suits CPU: it has the host wait for the device.
@@ -112,10 +118,14 @@ class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
 
 def scaled(params_grads, factor):
     """The gradients times a factor, in place: a second set of them would take as much memory as the weights."""
-    return [
-        (parameter, grad if grad is None else grad.multiply_(factor.astype(grad.dtype)))
-        for parameter, grad in params_grads
-    ]
+    gradients = [grad for _, grad in params_grads if grad is not None]
+    if device.takes_gpu_branches():
+        for grad in gradients:
+            grad.multiply_(factor.astype(grad.dtype))
+    else:
+        for grad in gradients:
+            kernels().scale_(grad, factor)
+    return params_grads
 
 
 def zeroed_unless(good, params_grads):

@@ -1,5 +1,7 @@
 """The training pass over examples without padding, against the padded one; its parts against paddle's and NumPy's."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -7,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glm.model import losses
+from glm.model import losses, modeling
 from glm.model.attention import ByExample, Padded
 from glm.model.dropout import Dropout, Noise, unchanged
 from glm.model.layout import Layout
-from glm.ops import cpu_kernels
+from glm.ops import cpu_kernels, onednn
 from tests.helpers import models
 from tests.helpers.models import assert_same_gradients, gradients
 
@@ -120,6 +122,111 @@ def test_attention_by_example_and_padded_equal_one_masked_square(lengths, target
         np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=1e-5)
 
 
+def attention_by_definition(mixed, lengths, heads, kept, probability, targets_only):
+    """The context by paddle's own operators on each example's whole square, whose gradients are paddle's, too; kept:
+    for each example [heads, queries, keys] of bool."""
+    contexts, start = [], 0
+    for (source, target), bits in zip(lengths, kept, strict=True):
+        piece = mixed[start : start + source + target].reshape([source + target, 3, heads, -1])
+        query, key, value = piece.transpose([1, 2, 0, 3]).unbind()
+        start += source + target
+        visible = paddle.to_tensor(visible_by_definition([(source, target)]).astype("float32"))
+        scores = paddle.matmul(query / np.sqrt(query.shape[2]), key, transpose_y=True) + (1 - visible) * -1e9
+        if targets_only:
+            scores = scores[:, source:]
+        left = F.softmax(scores) * paddle.to_tensor(bits.astype("float32")) / (1 - probability)
+        contexts.append(paddle.matmul(left, value).transpose([1, 0, 2]).flatten(1))
+    return paddle.concat(contexts)
+
+
+@settings(max_examples=20, deadline=None)
+@given(pairs, st.booleans(), st.sampled_from([0.0, 0.3]), st.booleans())
+def test_attention_by_example_and_its_gradient_are_the_definition(lengths, targets_only, probability, by_numpy):
+    heads, head_dim, replayed, kept = 2, 4, Noise(1).dropout(probability, 0), []
+    for source, target in lengths:
+        shape = heads, target if targets_only else source + target, source + target
+        kept.append(replayed.kept(np.prod(shape)).reshape(shape) if probability else np.ones(shape, bool))
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        if by_numpy:
+            patch.setattr(onednn, "library", lambda: None)
+        for own in (False, True):
+            mixed = random_tensor(sum(map(sum, lengths)), 3 * heads * head_dim)
+            if own:
+                drop = Noise(1).dropout(probability, 0)
+                context = ByExample(Layout.of(lengths), heads)(mixed, drop, targets_only)
+            else:
+                context = attention_by_definition(mixed, lengths, heads, kept, probability, targets_only)
+            context.backward(random_tensor(*context.shape, seed=5).detach())
+            results.append((context.numpy(), mixed.grad.numpy()))
+    for expected, actual in zip(*results, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_without_onednn_a_training_pass_is_the_same(monkeypatch):
+    """With dropout, noise in the embeddings and smoothing: the same draws, by NumPy's operators."""
+    model = models.make_model(**{f"{name}_dropout_prob": 0.2 for name in ("embedding", "attention", "output")})
+    model.train()
+    batch, results = models.training_batch(models.random_rows(LENGTHS)), []
+    for found in (onednn.library, lambda: None):
+        monkeypatch.setattr(onednn, "library", found)
+        loss = model(**batch, label_smoothing=0.1, noise=Noise(5, neftune_alpha=5.0))
+        results.append((float(loss), gradients(model, loss)))
+    assert cpu_kernels.kernels().__name__ == "glm.ops.numpy_kernels"
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-6)
+    assert_same_gradients(results[1][1], results[0][1])
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_word_embeddings_get_the_gradients_of_both_their_readings(monkeypatch, is_tied):
+    """Of two passes before a step as of one, twice; a piece that is in no example gets the softmax's share."""
+    model, batch = models.make_model(), models.training_batch(models.random_rows([(4, 3), (6, 2)]))
+    weight, read = model.glm.word_embeddings.weight, []
+    hidden = F.embedding(batch["input_ids"], weight).detach()
+    hidden.stop_gradient = False
+    rows = SimpleNamespace(rows=lambda weight, ids: hidden.reshape([*ids.shape, -1]))
+    monkeypatch.setattr(modeling, "tied_gradient", lambda weight: rows)
+    monkeypatch.setattr(losses.HeadLoss, "backward", whole_gradient(read))
+    model(**batch).backward()
+    expected = read[0].copy()
+    np.add.at(expected, batch["input_ids"].numpy(), hidden.grad.numpy())
+    monkeypatch.undo()
+    if not is_tied:
+        monkeypatch.setattr(modeling, "tied_gradient", lambda weight: None)
+    for passes in (1, 2):
+        model(**batch).backward()
+        np.testing.assert_allclose(weight.grad.numpy(), passes * expected, rtol=1e-5, atol=1e-7)
+    assert (expected != 0).any(axis=1).all()
+
+
+def whole_gradient(read):
+    """HeadLoss.backward(), which appends the gradient of the head's weight to `read`."""
+    backward = losses.HeadLoss.backward
+
+    def noted(ctx, gradient):
+        read.append(ctx.of_weight.numpy())
+        return backward(ctx, gradient)
+
+    return staticmethod(noted)
+
+
+def test_frozen_word_embeddings_get_no_gradient():
+    model = models.make_model()
+    weight = model.glm.word_embeddings.weight
+    weight.stop_gradient = True
+    model(**models.training_batch(models.random_rows(LENGTHS))).backward()
+    assert weight.grad is None
+    assert model.glm.transformer.position_embeddings.weight.grad is not None
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, -3.0])
+def test_whoever_multiplies_a_loss_multiplies_its_gradients(model, factor):
+    batch, results = models.training_batch(models.random_rows(LENGTHS)), []
+    for multiplied in (1.0, factor):
+        results.append(gradients(model, model(**batch) * multiplied))
+    assert_same_gradients({name: grad * factor for name, grad in results[0].items()}, results[1])
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_the_loss_in_chunks_equals_that_of_all_logits(smoothing, chunk):
@@ -144,24 +251,26 @@ def test_the_loss_in_chunks_equals_that_of_all_logits(smoothing, chunk):
     [(lambda: paddle.nn.Linear(8, 5), cpu_kernels.linear), (lambda: paddle.nn.LayerNorm(8), cpu_kernels.layer_norm)],
     ids=["linear", "layer_norm"],
 )
-@pytest.mark.parametrize("frozen", [(), ("weight",), ("weight", "bias")])
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("weight", "bias"), ("tokens",), ("tokens", "weight")])
 def test_kernels_of_layers_equal_the_layers(layer, kernel, frozen):
-    """With frozen parameters too, where paddle 2.6's own layer norm gives other gradients of its input on CPU."""
+    """With frozen parameters too, where paddle 2.6's own layer norm gives other gradients of its input on CPU; and of
+    tokens that want no gradient, which are a model's first under frozen embeddings."""
     layer = layer()
     for parameter in (layer.weight, layer.bias):
         parameter.set_value(parameter + random_tensor(*parameter.shape, seed=3).detach())
     results = []
     for function in (layer, lambda tokens: kernel(layer, tokens)):
         tokens = random_tensor(7, 8)
+        tokens.stop_gradient = bool(results) and "tokens" in frozen
         output = function(tokens)
         (output * random_tensor(*output.shape, seed=4).detach()).sum().backward()
         gradient = [p.grad if p.grad is None else p.grad.numpy() for p in (tokens, layer.weight, layer.bias)]
         results.append([output.numpy(), *gradient])
         for parameter in layer.parameters():
             parameter.clear_gradient(False)
-        for name in frozen:
+        for name in set(frozen) - {"tokens"}:
             getattr(layer, name).stop_gradient = True
-    assert [value is None for value in results[1]] == [False, False, "weight" in frozen, "bias" in frozen]
+    assert [value is None for value in results[1][1:]] == [name in frozen for name in ("tokens", "weight", "bias")]
     for expected, actual in zip(*results, strict=True):
         if actual is not None:
             np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
