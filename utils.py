@@ -250,6 +250,7 @@ def print_memory(model, args, train_rows, assumed=None, half=None):
         recompute=args.recompute,
         chunk=losses.CHUNK,
         degree=model.ranks.size,
+        on_gpu=half or device.takes_gpu_branches(),
     )
     figures = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
     kind = "half precision" if half else "float32"

@@ -97,10 +97,8 @@ def measured(batch, sides, directory):
 def estimated(batch, side, config, parameters, trained):
     """The estimate of memory.py, in GiB."""
     rows = max(BATCHES[batch], key=lambda pairs: sum(map(sum, pairs)))
-    recompute = side.endswith("_recompute")
-    return memory.training_memory(config, parameters + trained, trained or parameters, rows, recompute=recompute)[
-        "total"
-    ]
+    how = {"recompute": side.endswith("_recompute"), "on_gpu": False}
+    return memory.training_memory(config, parameters + trained, trained or parameters, rows, **how)["total"]
 
 
 def numbers_of_adapter(config, adapter):

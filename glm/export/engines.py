@@ -124,9 +124,10 @@ def opened(asked, directory, lora_path, tokenizer, dtype="float32", ranks=None, 
             if asked == "onnx" or bank is not None:
                 raise UserError(f"--engine onnx: no graph could be kept ({reason_of(error)}); leave it out") from None
             note(f"decoding in Python: no graph could be kept in the cache ({reason_of(error)})")
+    from glm.model.outputs_first import laid_for_decoding
     from glm.weights import adapters
 
-    return PythonEngine(adapters.load_model(directory, lora_path, dtype, ranks), special)
+    return PythonEngine(laid_for_decoding(adapters.load_model(directory, lora_path, dtype, ranks)), special)
 
 
 def graph_of(directory, lora_path=None, adapted=False):

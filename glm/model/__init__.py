@@ -9,5 +9,6 @@ dropout    dropout and NEFTune's noise, drawn by key and place
 tied_weight  the gradient of word embeddings that are the head, too
 losses     label-smoothed cross entropy that never holds all logits
 lora       linear layers with a trained update of low rank
+outputs_first  linear layers laid for decoding
 modeling   the forward pass, the loss and the key/value cache, over those layers
 """

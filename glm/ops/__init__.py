@@ -1,7 +1,7 @@
 """What one framework version or one device needs.
 
 dtypes         what weights are stored in, bfloat16 among it
-processor      what this processor multiplies whole numbers with
+processor      what this processor multiplies with
 device         where this process computes, and which branches of the code that means
 numpy_kernels  operators of training on CPU, by NumPy
 onednn         the same, by oneDNN

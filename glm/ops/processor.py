@@ -1,6 +1,6 @@
-"""What this processor multiplies whole numbers with."""
+"""What this processor multiplies with."""
 
-from glm.runtime import read_text
+from glm.runtime import AVX512, read_text
 
 import os
 import platform
@@ -20,6 +20,12 @@ def sums_in_32_bits(machine=None, cpuinfo=None):
         return True
     cpuinfo = read_text("/proc/cpuinfo") if cpuinfo is None else cpuinfo
     return bool(SUMS_IN_32_BITS & set(cpuinfo.split()))
+
+
+def multiplies_with_avx512(cpuinfo=None):
+    """Whether MKL multiplies matrices with AVX-512 here; cpuinfo: what the system says of the processor."""
+    cpuinfo = read_text("/proc/cpuinfo") if cpuinfo is None else cpuinfo
+    return set(cpuinfo.split()) >= AVX512
 
 
 def threads():

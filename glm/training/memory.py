@@ -20,29 +20,31 @@ LOGITS = 3
 PROCESS = 0.3 * GIB
 
 
-def training_memory(config, parameters, trained, rows, *, kept=None, half=False, recompute=False, chunk=1024, degree=1):
+def training_memory(
+    config, parameters, trained, rows, *, kept=None, half=False, recompute=False, chunk=1024, degree=1, on_gpu=True
+):
     """Estimated GiB by purpose on one device, with "total" last.
 
     config: GLMConfig, or anything with its fields. degree: of tensor parallelism. parameters, trained: how many numbers
     of the model a rank has, and how many of them are trained. rows: (source, target) tokens of the rows of the largest
     micro-batch. kept: how many numbers the optimizer keeps; by default AdamW's, two for each that is trained. half:
     whether weights and activations are float16 or bfloat16, with float32 master weights for the optimizer. recompute:
-    whether layers are computed anew in the backward pass. chunk: target tokens whose logits are held at a time.
+    whether layers are computed anew in the backward pass. chunk: target tokens whose logits are held at a time. on_gpu:
+    whether it runs in the ways that suit GPUs, which keep more.
     """
     width = 2 if half else 4
     tokens, targets = sum(map(sum, rows)), sum(target for _, target in rows)
-    # Softmax and what dropout leaves of it, and a byte for its bits.
-    scores = (
-        sum((source + target) ** 2 for source, target in rows) * config.num_attention_heads / degree * (2 * width + 1)
-    )
+    # Softmax and a byte for the bits of dropout; on GPUs what it leaves of softmax, too.
+    of_score = (2 if on_gpu else 1) * width + 1
+    scores = sum((source + target) ** 2 for source, target in rows) * config.num_attention_heads / degree * of_score
     layer = (KEPT_WHOLE + KEPT_DIVIDED / degree) * tokens * config.hidden_size * width + scores
     inputs = tokens * config.hidden_size * width * config.num_layers
     logits = LOGITS * min(targets, chunk) * config.vocab_size / degree * 4
     embeddings = config.vocab_size * config.hidden_size / degree * width
     parts = {
         "weights": parameters * width,
-        # The head's share of the embeddings' gradient is there before it is added to that of the lookup.
-        "gradients": trained * width + (embeddings if trained == parameters else 0),
+        # On GPUs the head's share of the embeddings' gradient is there before it is added to that of the lookup.
+        "gradients": trained * width + (embeddings if on_gpu and trained == parameters else 0),
         "optimizer": 4 * ((2 * trained if kept is None else kept) + (trained if half else 0)),
         "process": PROCESS,
         "activations": (inputs + layer if recompute else config.num_layers * layer) + logits,

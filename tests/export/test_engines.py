@@ -12,7 +12,8 @@ from glm.command_line import UsageError
 from glm.decoding.generation_config import GenerationConfig
 from glm.errors import UserError
 from glm.export import engines
-from glm.model.lora import LoraConfig, add_lora, lora_parameters
+from glm.model import outputs_first
+from glm.model.lora import LoraConfig, LoRALinear, add_lora, lora_parameters
 from glm.weights import adapters, builtin_model, model_directory
 from tests.helpers import ROOT, models
 
@@ -65,6 +66,31 @@ def test_a_graph_gives_the_texts_and_scores_of_the_layers(choices, lora):
     found = engines.of_model(model, special).run(prompts, config, [3, 0, 7, 2])
     assert models.trimmed(found[0]) == models.trimmed(wanted[0])
     np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("has_avx512", [False, True])
+def test_weights_lie_as_suits_the_processor_and_texts_stay(has_avx512, lora, saved, tmp_path, monkeypatch):
+    """Where there is no AVX-512, plain linear layers as [out, in], and not the other way beside it; adapters stay."""
+    directory, adapter = saved(), None
+    if lora:
+        adapter, config = tmp_path / "adapter", LoraConfig(r=2, target_modules=("dense",))
+        adapter.mkdir()
+        fingerprint = {}
+        model = add_lora(model_directory.load_model(directory, fingerprint=fingerprint), config)
+        adapters.Adapter(model, config, str(directory), fingerprint).save_whole(adapter)
+    tokenizer = model_directory.load_tokenizer(directory)
+    monkeypatch.setattr(outputs_first, "multiplies_with_avx512", lambda: has_avx512)
+    engine = engines.opened("python", directory, adapter, tokenizer)
+    layers = engine.model.glm.transformer.layers
+    laid = [layer.mlp.dense_h_to_4h.weight.shape for layer in layers]
+    hidden = engine.model.config.hidden_size
+    assert laid == [[hidden, 4 * hidden] if has_avx512 else [4 * hidden, hidden]] * len(layers)
+    assert isinstance(layers[0].attention.dense, LoRALinear) == lora
+    assert len(engine.model.state_dict()) == len(models.make_model().state_dict()) + (2 * len(layers) if lora else 0)
+    prompts, choices = models.random_prompts((9, 5, 12)), GenerationConfig(max_new_tokens=30, num_beams=2)
+    wanted = engines.PythonEngine(adapters.load_model(directory, adapter), engine.special).run(prompts, choices)
+    assert models.trimmed(engine.run(prompts, choices)) == models.trimmed(wanted)
 
 
 def test_pieces_are_shown_as_they_come_by_both():

@@ -47,6 +47,16 @@ def test_tensor_parallelism_divides_what_ranks_have_parts_of():
     assert parts["gradients"] == pytest.approx((4e6 + 4 * 32000) / GIB)
 
 
+def test_on_cpu_attention_and_tied_embeddings_keep_less():
+    """One float and a byte for each score, where GPUs keep two and a byte; and one gradient of the embeddings."""
+    for degree in (1, 2):
+        gpu, cpu = (
+            training_memory(CONFIG, 10**6, 10**6, [(10, 2)], degree=degree, on_gpu=on_gpu) for on_gpu in (True, False)
+        )
+        assert gpu["activations"] - cpu["activations"] == pytest.approx(2 * 12**2 * 4 / degree * 4 / GIB)
+        assert gpu["gradients"] - cpu["gradients"] == pytest.approx(4 * 64000 / degree / GIB)
+
+
 def test_the_largest_micro_batch_has_the_longest_rows():
     lengths = [(3, 1), (9, 2), (5, 5), (1, 1)]
     assert largest_micro_batch(lengths, 2) == [[9, 2], [5, 5]]
