@@ -32,12 +32,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = {"dureader": (158, 0.62, 7), "cmrc": (285, 0.38, 10)}
 PROMPTS, BATCH, LONGEST = 24, 8, 608
 # Programs by side: format, dtype.
-PROGRAMS = {"program": ("paddle", "float32"), "onnx": ("onnx", "float32"), "int8": ("onnx", "int8")}
+PROGRAMS = {"program": ("paddle", "float32"), "onnx": ("onnx", "float32")}
+PROGRAMS |= {dtype: ("onnx", dtype) for dtype in ("int8", "int4")}
 TITLES = {
     "python": "`--engine python`",
     "program": "program of Paddle's, Paddle Inference",
     "onnx": "ONNX, float32: `--engine auto`",
     "int8": "ONNX, `--dtype int8`",
+    "int4": "ONNX, `--dtype int4`",
 }
 COLUMNS = ("dureader_rate", "dureader_read", "dureader_write", "cmrc_rate", "first_token", "peak_mib")
 ROWS = "\n".join(
@@ -54,6 +56,7 @@ REPORT = f"""
 | `file_auto_vs_python` | {{file_auto_vs_python}} |
 | `first_token_int8_vs_float32` | {{first_token_int8_vs_float32}} |
 | `peak_int8_mib`, one prompt of 257 tokens, 64 new | {{peak_int8_mib}} |
+| `peak_int4_mib`, the same | {{peak_int4_mib}} |
 | `peak_int8_batch_mib`: 16 prompts of 36–374, 64 new | {{peak_int8_batch_mib}} |
 | `peak_float32_beams_mib`, the same with 5 beams in float32 | {{peak_float32_beams_mib}} |
 | `startup_over_paddle`, seconds: three prompts predicted, less `import paddle` | {{startup_over_paddle}} |
@@ -202,7 +205,7 @@ def main():
     times, peaks = {}, {}
     with prepared_directory(__file__) as directory:
         # Paddle Inference keeps what it has had: beside it, the others would not fit into memory.
-        for group in (["program"], ["python", "onnx", "int8"]):
+        for group in (["program"], [side for side in TITLES if side != "program"]):
             with ExitStack() as stack:
                 workers = {
                     side: stack.enter_context(Worker(__file__, side, "--directory", directory)) for side in group
@@ -212,7 +215,8 @@ def main():
                     peaks[f"{side}_peak_mib"] = round(worker.ask(source=257, new=1)["peak_mib"])
         results = summary(times) | peaks
         mixed = np.linspace(36, 374, 16).astype(int).tolist()
-        results["peak_int8_mib"] = peak_of(directory, "int8", [257])
+        for dtype in ("int8", "int4"):
+            results[f"peak_{dtype}_mib"] = peak_of(directory, dtype, [257])
         results["peak_int8_batch_mib"] = peak_of(directory, "int8", mixed)
         results["peak_float32_beams_mib"] = peak_of(directory, "onnx", mixed, beams=5)
     results |= startup(arguments.repeats)

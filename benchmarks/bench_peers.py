@@ -41,7 +41,12 @@ PEERS = {
     "llama": ("llama.cpp, q8_0", "llama_cpp gguf", 34 / 32),
     "torch": ("PyTorch (transformers), float32", "torch transformers", 4),
 }
-OURS = {"int8": ("ours, ONNX with `--dtype int8`", "", 1), "onnx": ("ours, ONNX, float32", "", 4)}
+OURS = {
+    "int8": ("ours, ONNX with `--dtype int8`", "", 1),
+    # Of 4 bits are matrices alone, with a scale and a zero point for 32 numbers; the head has 8.
+    "int4": ("ours, ONNX with `--dtype int4`", "", 0.69),
+    "onnx": ("ours, ONNX, float32", "", 4),
+}
 SIDES = OURS | PEERS
 THREADS = int(os.environ["OMP_NUM_THREADS"])
 COLUMNS = ("first", "step", "bandwidth", "peak", "first8", "step8", "memory")
@@ -232,7 +237,7 @@ def torch_side(side, directory):
 
 
 OPENED = {"ctranslate2": ctranslate2_side, "ctranslate2_float32": ctranslate2_side, "llama": llama_side}
-OPENED |= {"torch": torch_side, "int8": ours_side, "onnx": ours_side}
+OPENED |= {"torch": torch_side, **dict.fromkeys(OURS, ours_side)}
 PREPARED = {"prepare": prepare_ours, "prepare_ctranslate2": prepare_ctranslate2, "prepare_llama": prepare_llama}
 
 

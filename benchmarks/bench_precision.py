@@ -25,7 +25,10 @@ from glm.export import program
 
 ROOT = Path(__file__).resolve().parents[1]
 DEV = ROOT / "demo" / "qg" / "dev.json"
-VARIANTS = [("paddle", "float32"), ("paddle", "float16"), ("paddle", "int8"), ("onnx", "float32"), ("onnx", "int8")]
+VARIANTS = [
+    *(("paddle", dtype) for dtype in ("float32", "float16", "int8")),
+    *(("onnx", dtype) for dtype in ("float32", "int8", "int4")),
+]
 RUNTIMES = {"paddle": ["paddle", "fastdeploy"], "onnx": ["onnx"]}
 REPORT = """
 | `--format` | `--dtype` | weights, kB | BLEU-4 | exact match | other texts, of {texts} | runtimes agree |
