@@ -64,7 +64,7 @@ def figures(directory, model, kind, dtype, reference):
     by_runtime = [answers(directory, prefix, name) for name in names]
     records = by_runtime[0]
     texts = [record["prediction"] for record in records]
-    scores = metrics.score(texts, [record["target"] for record in records])
+    scores = metrics.score(texts, [record["question"] for record in records])
     return {
         f"{prefix}_kilobytes": Figure(program.describe(directory, prefix).params_file.stat().st_size / 1000),
         f"{prefix}_bleu4": Figure(scores["bleu4"], 2),

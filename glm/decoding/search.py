@@ -68,7 +68,9 @@ class Rules(NamedTuple):
         """Logits [rows, vocab], lowered for what may not come next. state: Rows or Beams; fixed: as of search()."""
         too_early = (number < self.limits["min_new_tokens"]).astype("float32")
         bias, size = self.banned + too_early * self.ending, self.config.no_repeat_ngram_size
-        history = state.history.reshape([-1, paddle.shape(state.history)[-1]])
+        history = state.history
+        if size or self.config.penalties:
+            history = history.reshape([-1, paddle.shape(history)[-1]])
         if self.config.penalties:
             logits = scores.penalized(logits, history, number, *(self.limits[name] for name in PENALTIES))
         if not self.config.within_source:
