@@ -5,6 +5,7 @@ import paddle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paddle.base import core
 
 from glm.errors import UserError
 from glm.model.dropout import Noise
@@ -90,6 +91,20 @@ def test_gradients_of_the_factors_are_those_of_the_weight_by_the_chain_rule():
         expected = of_weight @ other.T if factor == "lora_A" else other.T @ of_weight
         assert actual[name].shape == value.shape
         np.testing.assert_allclose(actual[name], 1.5 * expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_layer_keeps_the_input_of_its_factors_and_not_what_it_adds_to():
+    """Beside its result; the input itself is kept by whoever made it."""
+    live = lambda: core.host_memory_stat_current_value("Allocated", 0)  # noqa: E731
+    plain = paddle.nn.Linear(256, 512)
+    layer = LoRALinear(plain, LoraConfig(r=4), np.random.default_rng(0))
+    for parameter in plain.parameters():
+        parameter.stop_gradient = True
+    tokens = paddle.ones([1000, 256])
+    tokens.stop_gradient = False
+    before = live()
+    result = layer(tokens)
+    assert 4 * result.size <= live() - before < 4 * (result.size + 3 * 1000 * 4) + 4096
 
 
 def test_training_changes_the_factors_alone_and_bit_for_bit_nothing_else():
