@@ -17,8 +17,8 @@ class OutputsFirst(paddle.nn.Layer):
 
     def __init__(self, plain):
         super().__init__()
-        self.weight = paddle.create_parameter(plain.weight.shape[::-1], plain.weight.dtype)
-        self.weight.set_value(paddle.transpose(plain.weight, [1, 0]))
+        # In memory of its own: without the second step, it may be a view of the other.
+        self.register_buffer("weight", paddle.transpose(plain.weight.detach(), [1, 0]).contiguous())
         self.bias = plain.bias
 
     def forward(self, tokens):

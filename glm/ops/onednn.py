@@ -100,7 +100,7 @@ class Operator:
         return attributes
 
     def described(self, name, *arguments):
-        """The description of an operator of a name, without its attributes if there are none."""
+        """The description of an operator of a name."""
         return self.made("primitive_desc", f"{name}_primitive_desc_create", self.engine, *arguments)
 
     def ready(self, description, *arguments):

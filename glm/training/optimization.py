@@ -118,12 +118,12 @@ class GlobalNormClip(paddle.nn.ClipGradByGlobalNorm):
 
 def scaled(params_grads, factor):
     """The gradients times a factor, in place: a second set of them would take as much memory as the weights."""
-    gradients = [grad for _, grad in params_grads if grad is not None]
-    if device.takes_gpu_branches():
-        for grad in gradients:
+    for _, grad in params_grads:
+        if grad is None:
+            continue
+        if device.takes_gpu_branches():
             grad.multiply_(factor.astype(grad.dtype))
-    else:
-        for grad in gradients:
+        else:
             kernels().scale_(grad, factor)
     return params_grads
 
